@@ -1,0 +1,16 @@
+//! Plain data that every room shares. No I/O, no async, no SQL.
+
+mod attempt;
+mod event;
+mod position;
+mod table;
+mod trigger;
+
+pub use attempt::{Attempt, Outcome, Response, Verdict};
+pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
+pub use position::{Lsn, ParseLsnError, Position, Timestamp};
+pub use table::TableName;
+pub use trigger::{
+    Columns, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, Definition, Header, HeaderValue, OperationSpec, Operations,
+    RetryConf, Trigger, Webhook,
+};

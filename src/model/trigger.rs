@@ -1,0 +1,154 @@
+//! What to watch and where to send it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::TableName;
+
+/// Hasura's default pause between two attempts, in seconds (seed 003, `RetryConf`).
+pub const DEFAULT_INTERVAL_SEC: u32 = 10;
+/// Hasura's default time for one attempt, in seconds (seed 003, `RetryConf`).
+pub const DEFAULT_TIMEOUT_SEC: u32 = 60;
+
+/// A trigger as the catalogue holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// Given when the trigger is created; a replacement keeps it.
+    pub id: Uuid,
+    /// Counts the definitions this trigger has had, from 1.
+    pub version: i32,
+    /// What it watches and where it sends.
+    pub definition: Definition,
+}
+
+/// What a user asked for in `create_event_trigger`. Its serde form is what the catalogue stores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Unique in its source.
+    pub name: String,
+    /// The source (database) it watches; `default` unless named.
+    pub source: String,
+    /// The table it watches.
+    pub table: TableName,
+    /// Where events go.
+    pub webhook: Webhook,
+    /// Which operations it watches.
+    #[serde(default)]
+    pub operations: Operations,
+    /// Whether `invoke_event_trigger` may be used on it.
+    #[serde(default)]
+    pub enable_manual: bool,
+    /// Sent with each request, in this order.
+    #[serde(default)]
+    pub headers: Vec<Header>,
+    /// When to try again.
+    #[serde(default)]
+    pub retry_conf: RetryConf,
+}
+
+/// The operations a trigger watches; one that is absent is not watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    /// Rows inserted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insert: Option<OperationSpec>,
+    /// Rows updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<OperationSpec>,
+    /// Rows deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<OperationSpec>,
+}
+
+/// What of one operation is watched and sent (seed 003, `OperationSpec`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationSpec {
+    /// For an update: fire only when one of these changed. Has no effect on the other operations, as in Hasura.
+    pub columns: Columns,
+    /// The columns that are sent.
+    #[serde(default)]
+    pub payload: Columns,
+}
+
+/// `"*"` or a list of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Columns {
+    /// Every column the table has when a row changes.
+    #[default]
+    All,
+    /// These columns only.
+    Only(Vec<String>),
+}
+
+impl Serialize for Columns {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Columns::All => serializer.serialize_str("*"),
+            Columns::Only(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Columns {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Star(String),
+            Names(Vec<String>),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Star(star) if star == "*" => Ok(Columns::All),
+            Form::Star(_) => Err(serde::de::Error::custom("only * or [] allowed")),
+            Form::Names(names) => Ok(Columns::Only(names)),
+        }
+    }
+}
+
+/// Where a trigger's events are sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Webhook {
+    /// A URL that may hold `{{NAME}}` placeholders for environment variables.
+    Url(String),
+    /// The environment variable that holds the whole URL.
+    FromEnv(String),
+}
+
+/// One header of a trigger's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// As the user wrote it.
+    pub name: String,
+    /// Literal, or taken from the environment.
+    #[serde(flatten)]
+    pub value: HeaderValue,
+}
+
+/// Where a header's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeaderValue {
+    /// The text itself; may hold `{{NAME}}` placeholders.
+    #[serde(rename = "value")]
+    Literal(String),
+    /// The environment variable that holds the value.
+    #[serde(rename = "value_from_env")]
+    FromEnv(String),
+}
+
+/// Hasura's `retry_conf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryConf {
+    /// Attempts after the first one.
+    pub num_retries: u32,
+    /// Seconds between the end of one attempt and the next.
+    pub interval_sec: u32,
+    /// Seconds one attempt may take.
+    pub timeout_sec: u32,
+}
+
+impl Default for RetryConf {
+    fn default() -> Self {
+        RetryConf { num_retries: 0, interval_sec: DEFAULT_INTERVAL_SEC, timeout_sec: DEFAULT_TIMEOUT_SEC }
+    }
+}

@@ -1,0 +1,52 @@
+//! Brings schema `walhook` to this binary's version.
+
+use sha2::{Digest, Sha256};
+
+use super::{Error, Session};
+
+/// Numbered from 1 by their place. Never change one that was released: add the next.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_queue", include_str!("../../sql/migrations/0001_queue.sql")),
+    ("0002_views", include_str!("../../sql/migrations/0002_views.sql")),
+];
+
+/// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that
+/// start together wait for each other. Returns how many were applied.
+///
+/// # Errors
+/// [`Error::SchemaTooNew`] when a newer walhook was here, [`Error::SchemaChanged`] when an applied migration is not the
+/// one this binary carries; otherwise what Postgres said.
+pub async fn migrate(session: &mut Session) -> Result<usize, Error> {
+    session.batch_execute(include_str!("../../sql/migrate_lock.sql")).await?;
+    let result = apply_missing(session).await;
+    // Also after a failure: the session may live on.
+    session.batch_execute(include_str!("../../sql/migrate_unlock.sql")).await?;
+    result
+}
+
+async fn apply_missing(session: &mut Session) -> Result<usize, Error> {
+    session.batch_execute(include_str!("../../sql/migrate_prepare.sql")).await?;
+    let applied = session.query(include_str!("../../sql/migrate_applied.sql"), &[]).await?;
+    for row in &applied {
+        let (version, checksum): (i32, String) = (row.get(0), row.get(1));
+        let known = usize::try_from(version - 1).ok().and_then(|index| MIGRATIONS.get(index));
+        match known {
+            None => return Err(Error::SchemaTooNew { found: version, known: MIGRATIONS.len() as i32 }),
+            Some((_, sql)) if checksum_of(sql) != checksum => return Err(Error::SchemaChanged { version }),
+            Some(_) => {}
+        }
+    }
+    for (index, (name, sql)) in MIGRATIONS.iter().enumerate().skip(applied.len()) {
+        let version = index as i32 + 1;
+        let transaction = session.transaction().await?;
+        transaction.batch_execute(sql).await?;
+        let record = include_str!("../../sql/migrate_record.sql");
+        transaction.execute(record, &[&version, name, &checksum_of(sql)]).await?;
+        transaction.commit().await?;
+    }
+    Ok(MIGRATIONS.len() - applied.len())
+}
+
+fn checksum_of(sql: &str) -> String {
+    Sha256::digest(sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

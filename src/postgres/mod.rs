@@ -1,0 +1,9 @@
+//! Connecting to Postgres: settings, sessions, the pool, migrations, what an error means, a throwaway cluster.
+
+mod connect;
+mod error;
+mod migrate;
+
+pub use connect::{Pool, Session, Settings, connect, pool};
+pub use error::{Class, Error, classify, sqlstate};
+pub use migrate::migrate;
