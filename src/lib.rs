@@ -7,4 +7,6 @@
 pub mod delivery;
 pub mod matching;
 pub mod model;
+pub mod pgoutput;
 pub mod postgres;
+pub mod queue;

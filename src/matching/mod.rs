@@ -1,5 +1,8 @@
 //! Which triggers a change fires, and the event data each one gets. Pure: no I/O, no async.
 
+mod plan;
+mod row;
 mod watch;
 
-pub use watch::Watch;
+pub use plan::{Change, Matcher, Moment};
+pub use watch::{ActiveWatch, Watch, Watches};

@@ -1,0 +1,96 @@
+//! Rows as JSON objects.
+
+use bytes::Bytes;
+
+use crate::pgoutput::{Cell, Kind, Relation, Tuple, write_string, write_value};
+
+/// What is needed of a column to print it.
+pub(super) struct ColumnPlan {
+    pub(super) name: String,
+    /// `"name":`, escaped once for all rows.
+    prefix: Vec<u8>,
+    kind: Kind,
+    pub(super) in_identity: bool,
+}
+
+impl ColumnPlan {
+    pub(super) fn for_relation(relation: &Relation) -> Vec<ColumnPlan> {
+        let plan = |column: &crate::pgoutput::Column| {
+            let mut prefix = Vec::new();
+            write_string(&mut prefix, column.name.as_bytes());
+            prefix.push(b':');
+            ColumnPlan {
+                name: column.name.clone(),
+                prefix,
+                kind: Kind::of_type(column.type_id),
+                in_identity: column.in_identity,
+            }
+        };
+        relation.columns.iter().map(plan).collect()
+    }
+}
+
+/// Which columns of a table; one place a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mask(Vec<bool>);
+
+impl Mask {
+    pub(super) fn new(columns: &[ColumnPlan], wanted: impl Fn(&ColumnPlan) -> bool) -> Self {
+        Mask(columns.iter().map(wanted).collect())
+    }
+
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.0.get(index).copied().unwrap_or(false)
+    }
+
+    pub(super) fn and(&self, columns: &[ColumnPlan], wanted: impl Fn(&ColumnPlan) -> bool) -> Self {
+        Mask(self.0.iter().zip(columns).map(|(has, column)| *has && wanted(column)).collect())
+    }
+}
+
+/// A printed row and the columns that belong in it but are not in the WAL.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PrintedRow {
+    pub(super) text: Bytes,
+    pub(super) missing: Vec<String>,
+}
+
+/// Prints a row's columns in the mask. An unchanged TOAST value comes from the full old row; where there is none its
+/// column is left out and named, never shown as null.
+pub(super) fn print_row(
+    scratch: &mut Vec<u8>,
+    columns: &[ColumnPlan],
+    mask: &Mask,
+    row: Tuple<'_>,
+    full_old: Option<Tuple<'_>>,
+) -> PrintedRow {
+    scratch.clear();
+    scratch.push(b'{');
+    let mut missing = Vec::new();
+    let mut old_cells = full_old.map(|old| old.cells());
+    for (index, (column, cell)) in columns.iter().zip(row.cells()).enumerate() {
+        let old_cell = old_cells.as_mut().and_then(Iterator::next);
+        if !mask.has(index) {
+            continue;
+        }
+        let cell = match cell {
+            Cell::Unchanged => old_cell.unwrap_or(Cell::Unchanged),
+            cell => cell,
+        };
+        if cell == Cell::Unchanged {
+            missing.push(column.name.clone());
+            continue;
+        }
+        if scratch.len() > 1 {
+            scratch.push(b',');
+        }
+        scratch.extend_from_slice(&column.prefix);
+        match cell {
+            Cell::Text(text) => write_value(scratch, column.kind, text),
+            _ => scratch.extend_from_slice(b"null"),
+        }
+    }
+    scratch.push(b'}');
+    // One exact allocation a row: a shared arena would be kept alive whole by a single event that waits.
+    PrintedRow { text: Bytes::copy_from_slice(scratch), missing }
+}

@@ -1,0 +1,12 @@
+//! Logical decoding messages of the `pgoutput` plugin, protocol version 1, and their values as JSON.
+//!
+//! Bytes in, borrowed messages out: nothing here does I/O, and nothing is copied but relation descriptions. The
+//! format is that of the PostgreSQL manual, chapter "Logical Replication Message Formats".
+
+mod message;
+mod reader;
+mod value;
+
+pub use message::{Cell, Column, Identity, Message, OldRow, Relation, Tuple, decode};
+pub use reader::DecodeError;
+pub use value::{Kind, write_string, write_value};

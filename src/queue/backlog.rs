@@ -1,0 +1,61 @@
+//! Reading the event log back: what delivery was not handed in memory.
+
+use std::collections::HashSet;
+
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::row::logged;
+use super::{Error, Logged};
+
+/// A stretch of the log, and how much of it at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The first event has a greater seq.
+    pub after: i64,
+    /// The last event has this seq or a smaller one.
+    pub up_to: i64,
+    /// Rows at most.
+    pub rows: i64,
+    /// Bytes at most as the log stores them, passed by one row at most.
+    pub bytes: i64,
+}
+
+/// A trigger's next events, in the order of the log.
+///
+/// # Errors
+/// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
+pub async fn read_backlog(
+    client: &impl GenericClient,
+    trigger_id: Uuid,
+    source_id: i16,
+    bounds: Bounds,
+) -> Result<Vec<Logged>, Error> {
+    let sql = include_str!("../../sql/backlog_read.sql");
+    let rows = client
+        .query(sql, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
+        .await?;
+    rows.iter().map(|row| logged(row, row.get(0), source_id, trigger_id, 1)).collect()
+}
+
+/// The events after a cursor that were attempted already, and so are done or deferred.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn attempted_after(
+    client: &impl GenericClient,
+    trigger_id: Uuid,
+    source_id: i16,
+    after: i64,
+) -> Result<HashSet<i64>, Error> {
+    let rows = client.query(include_str!("../../sql/attempt_after.sql"), &[&trigger_id, &source_id, &after]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The log's last seq, for a delivery that is not handed events in memory.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn head(client: &impl GenericClient, source_id: i16) -> Result<i64, Error> {
+    Ok(client.query_one(include_str!("../../sql/log_head.sql"), &[&source_id]).await?.get(0))
+}

@@ -1,0 +1,54 @@
+//! How far each lane of each trigger was worked off.
+
+use std::collections::HashMap;
+
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::Error;
+use crate::model::{LANES, Lane};
+
+/// A lane's new place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CursorMove {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// The lane.
+    pub lane: Lane,
+    /// Every event of the lane up to this one is done or deferred.
+    pub seq: i64,
+}
+
+/// Every trigger's cursors, by lane; 0 where nothing was worked off.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn read_cursors(
+    client: &impl GenericClient,
+    source_id: i16,
+) -> Result<HashMap<Uuid, [i64; LANES as usize]>, Error> {
+    let mut cursors: HashMap<Uuid, [i64; LANES as usize]> = HashMap::new();
+    for row in client.query(include_str!("../../sql/cursor_read.sql"), &[&source_id]).await? {
+        let lane: i16 = row.get(1);
+        let lanes = cursors.entry(row.get(0)).or_default();
+        if let Some(seq) = usize::try_from(lane).ok().and_then(|lane| lanes.get_mut(lane)) {
+            *seq = row.get(2);
+        }
+    }
+    Ok(cursors)
+}
+
+/// Moves cursors on.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn write_cursors(client: &impl GenericClient, source_id: i16, moves: &[CursorMove]) -> Result<(), Error> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let triggers: Vec<Uuid> = moves.iter().map(|cursor| cursor.trigger_id).collect();
+    let lanes: Vec<i16> = moves.iter().map(|cursor| i16::from(cursor.lane)).collect();
+    let seqs: Vec<i64> = moves.iter().map(|cursor| cursor.seq).collect();
+    client.execute(include_str!("../../sql/cursor_write.sql"), &[&triggers, &source_id, &lanes, &seqs]).await?;
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Events that wait for a time.
+
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::row::{PgTime, logged};
+use super::{Error, Logged};
+use crate::model::{EventId, Timestamp};
+
+/// A deferred event that is due.
+#[derive(Clone, Debug)]
+pub struct Deferred {
+    /// Attempts already made in this round.
+    pub number: u32,
+    /// The event, read back from the log.
+    pub logged: Logged,
+}
+
+/// Due events of these triggers, at most so many of each, without the ones in hand.
+///
+/// # Errors
+/// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
+pub async fn due(
+    client: &impl GenericClient,
+    room: &[(Uuid, i64)],
+    now: Timestamp,
+    in_hand: &[EventId],
+) -> Result<Vec<Deferred>, Error> {
+    let (triggers, limits): (Vec<Uuid>, Vec<i64>) = room.iter().copied().unzip();
+    let sql = include_str!("../../sql/deferred_due.sql");
+    let rows = client.query(sql, &[&triggers, &limits, &PgTime(now), &in_hand]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        let number: i32 = row.get(3);
+        let logged = logged(row, row.get(2), row.get(1), row.get(0), 5)?;
+        Ok(Deferred { number: number as u32, logged })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// When the next deferred event of these triggers is due, without the ones in hand.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn next_due(
+    client: &impl GenericClient,
+    triggers: &[Uuid],
+    in_hand: &[EventId],
+) -> Result<Option<Timestamp>, Error> {
+    let row = client.query_one(include_str!("../../sql/deferred_next.sql"), &[&triggers, &in_hand]).await?;
+    Ok(row.get::<_, Option<PgTime>>(0).map(|time| time.0))
+}

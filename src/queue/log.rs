@@ -1,0 +1,172 @@
+//! Appending to the event log: capture's side of the queue.
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::Statement;
+use uuid::Uuid;
+
+use super::copy::CopyRows;
+use super::partition::Partitions;
+use super::row::pg_lsn;
+use super::{Error, Logged};
+use crate::model::{Event, Lsn};
+use crate::postgres::Session;
+
+/// A trigger's version that capture passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// Its definition's number.
+    pub version: i32,
+    /// The commit that made it.
+    pub commit_lsn: Lsn,
+}
+
+/// Events for one append.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// In the order of their positions.
+    pub events: Vec<Event>,
+    /// Versions passed among them.
+    pub activations: Vec<Activation>,
+    /// How far the source is done with once this chunk is committed; `None` for a part of a transaction whose end has
+    /// not come, which stays uncommitted. The last chunk of a transaction that had events holds at least one.
+    pub progress: Option<Lsn>,
+}
+
+/// What an append left behind.
+#[derive(Debug)]
+pub struct Appended {
+    /// Durable progress, if the append committed.
+    pub progress: Option<Lsn>,
+    /// The chunk's events with their places.
+    pub events: Vec<Logged>,
+    /// Whether earlier chunks belong to the same commit, which `events` does not show.
+    pub continued: bool,
+    /// The log's last seq.
+    pub last_seq: i64,
+}
+
+/// The one writer of a source's log. Its session holds the source's capture lock, so a writer that lost its
+/// connection cannot commit any more once another one has started.
+pub struct LogWriter {
+    session: Session,
+    source_id: i16,
+    next_seq: i64,
+    in_transaction: bool,
+    partitions: Partitions,
+    append: Statement,
+    activate: Statement,
+}
+
+const COLUMNS: i16 = 16;
+
+impl LogWriter {
+    /// A writer that goes on after `last_seq`.
+    ///
+    /// # Errors
+    /// What Postgres said to preparing the statements.
+    pub async fn new(session: Session, source_id: i16, last_seq: i64) -> Result<Self, Error> {
+        let append = session.prepare(include_str!("../../sql/log_append.sql")).await?;
+        let activate = session.prepare(include_str!("../../sql/watch_activate.sql")).await?;
+        let partitions = Partitions::default();
+        Ok(LogWriter {
+            session,
+            source_id,
+            next_seq: last_seq + 1,
+            in_transaction: false,
+            partitions,
+            append,
+            activate,
+        })
+    }
+
+    /// The session, for statements between appends.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Appends a chunk, and commits if it has a progress.
+    ///
+    /// # Errors
+    /// After any error the writer is of no more use: whether the commit happened is only known by reading progress on a
+    /// new session.
+    pub async fn append(&mut self, chunk: Chunk) -> Result<Appended, Error> {
+        let continued = self.in_transaction;
+        if !continued {
+            let days = chunk.events.iter().map(|event| event.committed_at.unix_day());
+            self.partitions.ensure(&*self.session, days).await?;
+        }
+        // A COPY alone is a transaction of its own and saves two round trips; that is the usual case.
+        let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty();
+        if needs_transaction && !self.in_transaction {
+            self.session.batch_execute("begin").await?;
+            self.in_transaction = true;
+        }
+        self.activate(&chunk.activations).await?;
+        let events = self.copy(chunk.events, chunk.progress).await?;
+        if chunk.progress.is_some() && self.in_transaction {
+            self.session.batch_execute("commit").await?;
+            self.in_transaction = false;
+        }
+        Ok(Appended { progress: chunk.progress, events, continued, last_seq: self.next_seq - 1 })
+    }
+
+    async fn activate(&self, activations: &[Activation]) -> Result<(), Error> {
+        if activations.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = activations.iter().map(|activation| activation.trigger_id).collect();
+        let versions: Vec<i32> = activations.iter().map(|activation| activation.version).collect();
+        let lsns: Vec<_> = activations.iter().map(|activation| pg_lsn(activation.commit_lsn)).collect();
+        self.session.execute(&self.activate, &[&ids, &versions, &lsns]).await?;
+        Ok(())
+    }
+
+    async fn copy(&mut self, events: Vec<Event>, progress: Option<Lsn>) -> Result<Vec<Logged>, Error> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows = CopyRows::new();
+        let last = events.len() - 1;
+        let mut logged = Vec::with_capacity(events.len());
+        for (index, event) in events.into_iter().enumerate() {
+            let seq = self.next_seq;
+            self.next_seq += 1;
+            write_row(&mut rows, self.source_id, seq, &event, progress.filter(|_| index == last));
+            logged.push(Logged { seq, source_id: self.source_id, event });
+        }
+        let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
+        let mut sink = std::pin::pin!(sink);
+        sink.send(rows.finish()).await?;
+        sink.as_mut().finish().await?;
+        Ok(logged)
+    }
+}
+
+fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progress: Option<Lsn>) {
+    rows.start_row(COLUMNS);
+    rows.i64(seq);
+    rows.lsn(event.position.commit_lsn);
+    rows.i64(event.position.ordinal as i64);
+    rows.time(event.committed_at);
+    rows.xid(event.xid);
+    rows.i16(source_id);
+    rows.i16(i16::from(event.lane));
+    rows.uuid(event.id);
+    rows.uuid(event.trigger_id);
+    rows.bytes(event.operation.as_str().as_bytes());
+    rows.bytes(event.table.schema.as_bytes());
+    rows.bytes(event.table.name.as_bytes());
+    rows.optional_bytes(event.old.as_deref());
+    rows.optional_bytes(event.new.as_deref());
+    match &event.missing {
+        Some(names) => rows.texts(names),
+        None => rows.null(),
+    }
+    match progress {
+        Some(progress) => rows.lsn(progress),
+        None => rows.null(),
+    }
+}

@@ -1,0 +1,93 @@
+//! Every statement on walhook's own tables: the log of events, cursors, deferred events, attempts.
+//!
+//! This is the contract between `capture`, which appends, and `delivery`, which works the log off; nothing outside this
+//! room knows that the log is a table.
+
+mod backlog;
+mod catalogue;
+mod copy;
+mod cursor;
+mod deferred;
+mod feed;
+mod lane;
+mod log;
+mod outcome;
+mod partition;
+mod row;
+mod source;
+
+pub use backlog::{Bounds, attempted_after, head, read_backlog};
+pub use catalogue::{activate_all, active_watches, triggers};
+pub use cursor::{CursorMove, read_cursors, write_cursors};
+pub use deferred::{Deferred, due, next_due};
+pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, feed};
+pub use lane::{Acquired, try_acquire_lanes};
+pub use log::{Activation, Appended, Chunk, LogWriter};
+pub use outcome::{OutcomeWriter, Settled};
+pub use partition::{Partitions, ensure_partitions};
+pub use source::{
+    Progress, Source, accept_gaps, find_source, open_gap, read_progress, record_gap, register_source, try_capture_lock,
+    write_progress,
+};
+
+use crate::model::{Event, EventId};
+use crate::postgres;
+
+/// The source of events that are not row changes: invoked ones. Their seq comes from `walhook.manual_seq`.
+pub const MANUAL_SOURCE: i16 = 0;
+
+/// An event with its place in the log.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    /// Counts a source's events; see [`MANUAL_SOURCE`].
+    pub seq: i64,
+    /// The source, as `walhook.source.id`.
+    pub source_id: i16,
+    /// The event.
+    pub event: Event,
+}
+
+impl Logged {
+    /// The event's id.
+    pub fn id(&self) -> EventId {
+        self.event.id
+    }
+}
+
+/// What the queue could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database did not do it.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// A row of walhook's own tables does not read back.
+    #[error("{what} in schema walhook cannot be read: {reason}; it was changed by hand or by another release")]
+    Corrupt {
+        /// Which row.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Error::Postgres(error.into())
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Error {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        Error::Postgres(error.into())
+    }
+}
+
+impl Error {
+    /// Whether trying again can help.
+    pub fn class(&self) -> postgres::Class {
+        match self {
+            Error::Postgres(error) => error.class(),
+            Error::Corrupt { .. } => postgres::Class::Operator,
+        }
+    }
+}

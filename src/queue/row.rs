@@ -1,0 +1,77 @@
+//! Reading events and WAL positions back from rows.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, PgLsn, ToSql, Type, to_sql_checked};
+use uuid::Uuid;
+
+use super::{Error, Logged};
+use crate::model::{Event, Lsn, Operation, Position, TableName, Timestamp};
+
+/// A WAL position as a statement's parameter.
+pub(super) fn pg_lsn(lsn: Lsn) -> PgLsn {
+    PgLsn::from(lsn.0)
+}
+
+/// A WAL position from a row.
+pub(super) fn lsn(value: PgLsn) -> Lsn {
+    Lsn(value.into())
+}
+
+/// A timestamp in Postgres' own resolution and range, which chrono's types would round-trip only in part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PgTime(pub(super) Timestamp);
+
+impl<'a> FromSql<'a> for PgTime {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(PgTime(Timestamp::from_postgres_micros(i64::from_be_bytes(raw.try_into()?))))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TIMESTAMPTZ
+    }
+}
+
+impl ToSql for PgTime {
+    fn to_sql(&self, _: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0.to_postgres_micros().to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+/// Reads an event from the thirteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
+/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns.
+pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, first: usize) -> Result<Logged, Error> {
+    let operation: &str = row.get(first + 2);
+    let operation = Operation::from_name(operation).ok_or_else(|| Error::Corrupt {
+        what: format!("event {seq} of source {source_id}"),
+        reason: format!("unknown operation {operation:?}"),
+    })?;
+    let json = |index: usize| row.get::<_, Option<&str>>(index).map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let lane: i16 = row.get(first + 1);
+    let ordinal: i64 = row.get(first + 6);
+    let xid: i64 = row.get(first + 7);
+    let missing: Option<Vec<String>> = row.get(first + 11);
+    let event = Event {
+        id: row.get(first),
+        trigger_id,
+        lane: lane as u8,
+        operation,
+        table: Arc::new(TableName::new(row.get::<_, &str>(first + 3), row.get::<_, &str>(first + 4))),
+        position: Position { commit_lsn: lsn(row.get(first + 5)), ordinal: ordinal as u64 },
+        xid: xid as u32,
+        committed_at: row.get::<_, PgTime>(first + 8).0,
+        old: json(first + 9),
+        new: json(first + 10),
+        missing: missing.map(Into::into),
+    };
+    Ok(Logged { seq, source_id, event })
+}

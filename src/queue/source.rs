@@ -1,0 +1,123 @@
+//! Sources: who they are, how far capture came, what was lost.
+
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::PgLsn;
+
+use super::Error;
+use super::row::{lsn, pg_lsn};
+use crate::model::Lsn;
+
+/// A registered source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// `walhook.source.id`.
+    pub id: i16,
+    /// The slot it was registered with.
+    pub slot: String,
+    /// The publication it was registered with.
+    pub publication: String,
+    /// The cluster it was registered on, in decimal.
+    pub system_identifier: String,
+}
+
+/// How far capture came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything that committed before this is in the log, or made no event. The slot never passes it.
+    pub lsn: Lsn,
+    /// The log's last seq; 0 where it is empty.
+    pub last_seq: i64,
+}
+
+/// The source of this name, if walhook ran on it before.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn find_source(client: &impl GenericClient, name: &str) -> Result<Option<Source>, Error> {
+    let row = client.query_opt(include_str!("../../sql/source_find.sql"), &[&name]).await?;
+    Ok(row.map(|row| Source {
+        id: row.get(0),
+        slot: row.get(1),
+        publication: row.get(2),
+        system_identifier: row.get(3),
+    }))
+}
+
+/// Registers a source whose slot starts at `start`, or lets a registered one go on with a new slot from there. Returns
+/// its id.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn register_source(
+    client: &impl GenericClient,
+    name: &str,
+    slot: &str,
+    publication: &str,
+    system_identifier: &str,
+    start: Lsn,
+) -> Result<i16, Error> {
+    let sql = include_str!("../../sql/source_register.sql");
+    let row = client.query_one(sql, &[&name, &slot, &publication, &system_identifier, &pg_lsn(start)]).await?;
+    Ok(row.get(0))
+}
+
+/// How far capture of a source came.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn read_progress(client: &impl GenericClient, source_id: i16) -> Result<Progress, Error> {
+    let row = client.query_one(include_str!("../../sql/progress_read.sql"), &[&source_id]).await?;
+    let found: Option<PgLsn> = row.get(0);
+    Ok(Progress { lsn: found.map(lsn).unwrap_or_default(), last_seq: row.get(1) })
+}
+
+/// Makes progress durable where no event carries it.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn write_progress(client: &impl GenericClient, source_id: i16, progress: Lsn) -> Result<(), Error> {
+    client.execute(include_str!("../../sql/progress_write.sql"), &[&source_id, &pg_lsn(progress)]).await?;
+    Ok(())
+}
+
+/// The reason of a gap that nobody has accepted yet.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn open_gap(client: &impl GenericClient, source_id: i16) -> Result<Option<String>, Error> {
+    let row = client.query_opt(include_str!("../../sql/gap_open.sql"), &[&source_id]).await?;
+    Ok(row.map(|row| row.get(1)))
+}
+
+/// Records that WAL was lost, from the last progress to `to` where that is known. One open gap is enough.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn record_gap(
+    client: &impl GenericClient,
+    source_id: i16,
+    from: Lsn,
+    to: Option<Lsn>,
+    reason: &str,
+) -> Result<(), Error> {
+    let sql = include_str!("../../sql/gap_record.sql");
+    client.execute(sql, &[&source_id, &pg_lsn(from), &to.map(pg_lsn), &reason]).await?;
+    Ok(())
+}
+
+/// Accepts the open gaps; capture goes on at `resumed`.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn accept_gaps(client: &impl GenericClient, source_id: i16, resumed: Lsn) -> Result<u64, Error> {
+    Ok(client.execute(include_str!("../../sql/gap_accept.sql"), &[&source_id, &pg_lsn(resumed)]).await?)
+}
+
+/// Tries to become the one writer of a source's log, for as long as this session lives.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn try_capture_lock(client: &impl GenericClient, source_id: i16) -> Result<bool, Error> {
+    let row = client.query_one(include_str!("../../sql/capture_lock.sql"), &[&i32::from(source_id)]).await?;
+    Ok(row.get(0))
+}
