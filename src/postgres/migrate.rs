@@ -17,11 +17,27 @@ const MIGRATIONS: &[(&str, &str)] = &[
 /// [`Error::SchemaTooNew`] when a newer walhook was here, [`Error::SchemaChanged`] when an applied migration is not the
 /// one this binary carries; otherwise what Postgres said.
 pub async fn migrate(session: &mut Session) -> Result<usize, Error> {
-    session.batch_execute(include_str!("../../sql/migrate_lock.sql")).await?;
+    lock_setup(session).await?;
     let result = apply_missing(session).await;
     // Also after a failure: the session may live on.
-    session.batch_execute(include_str!("../../sql/migrate_unlock.sql")).await?;
+    unlock_setup(session).await?;
     result
+}
+
+/// Keeps other nodes from setting the database up at the same time.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn lock_setup(session: &Session) -> Result<(), Error> {
+    Ok(session.batch_execute(include_str!("../../sql/setup_lock.sql")).await?)
+}
+
+/// Lets the next node in.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn unlock_setup(session: &Session) -> Result<(), Error> {
+    Ok(session.batch_execute(include_str!("../../sql/setup_unlock.sql")).await?)
 }
 
 async fn apply_missing(session: &mut Session) -> Result<usize, Error> {

@@ -6,4 +6,4 @@ mod migrate;
 
 pub use connect::{Pool, Session, Settings, connect, pool};
 pub use error::{Class, Error, classify, sqlstate};
-pub use migrate::migrate;
+pub use migrate::{lock_setup, migrate, unlock_setup};

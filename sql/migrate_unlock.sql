@@ -1,3 +1,0 @@
--- Purpose: let the next node look at the schema.
--- Caller: postgres::migrate. Locks: gives back session advisory lock (walhook, 1). Index: none.
-select pg_advisory_unlock(hashtext('walhook'), 1)

@@ -1,0 +1,181 @@
+//! Frames in, chunks for the queue out. No I/O: what is here is only what a chunk may hold and when it is cut.
+
+use std::collections::VecDeque;
+
+use uuid::Uuid;
+
+use super::Error;
+use super::stream::Frame;
+use crate::matching::{Change, Matcher, Moment, Watch};
+use crate::model::{Event, Lsn, Position, Timestamp};
+use crate::pgoutput::{self, Cell, Message, Relation, Tuple};
+use crate::queue::{Activation, Chunk};
+
+const MAX_EVENTS: usize = 1000;
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// Collects what transactions make until it is worth an append.
+pub(super) struct Assembler {
+    matcher: Matcher,
+    /// Transactions that committed before this are in the log already.
+    resume: Lsn,
+    /// The description of walhook's own `trigger_version`, whose rows are not events but definitions.
+    definitions: Option<Relation>,
+    open: Option<OpenTransaction>,
+    events: Vec<Event>,
+    bytes: usize,
+    activations: VecDeque<Activation>,
+    /// How many of `events` and `activations` belong to transactions that ended.
+    whole_events: usize,
+    whole_activations: usize,
+    /// The end of the last transaction that ended, when it is not in a chunk yet.
+    whole_progress: Option<Lsn>,
+}
+
+struct OpenTransaction {
+    commit_lsn: Lsn,
+    xid: u32,
+    committed_at: Timestamp,
+    ordinal: u64,
+    skipped: bool,
+    /// A chunk without progress was cut from it, so its last one must hold an event.
+    cut: bool,
+}
+
+impl Assembler {
+    pub(super) fn new(matcher: Matcher, resume: Lsn) -> Self {
+        Assembler {
+            matcher,
+            resume,
+            definitions: None,
+            open: None,
+            events: Vec::with_capacity(MAX_EVENTS),
+            bytes: 0,
+            activations: VecDeque::new(),
+            whole_events: 0,
+            whole_activations: 0,
+            whole_progress: None,
+        }
+    }
+
+    /// Takes a frame in. Returns the position up to which nothing is left to be captured, if the frame says so.
+    pub(super) fn take(&mut self, frame: Frame) -> Result<Option<Lsn>, Error> {
+        match frame {
+            Frame::Begin { commit_lsn, xid, committed_at } => {
+                let skipped = commit_lsn < self.resume;
+                self.open = Some(OpenTransaction { commit_lsn, xid, committed_at, ordinal: 0, skipped, cut: false });
+            }
+            Frame::Data(bytes) => self.message(&bytes)?,
+            Frame::Commit { end_lsn } => {
+                self.open = None;
+                self.whole_events = self.events.len();
+                self.whole_activations = self.activations.len();
+                self.whole_progress = Some(end_lsn);
+                return Ok(self.is_empty().then_some(end_lsn));
+            }
+            // Inside a transaction it says nothing about that transaction.
+            Frame::Idle { position } if self.open.is_none() && self.is_empty() => return Ok(Some(position)),
+            Frame::Idle { .. } | Frame::Message => {}
+        }
+        Ok(None)
+    }
+
+    fn message(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match pgoutput::decode(bytes)? {
+            Message::Relation(relation) => self.describe(relation),
+            Message::Insert { relation, new } => {
+                if self.definitions.as_ref().is_some_and(|definitions| definitions.id == relation) {
+                    return self.define(new);
+                }
+                self.change(relation, Change::Insert(new));
+            }
+            Message::Update { relation, old, new } => self.change(relation, Change::Update(old, new)),
+            Message::Delete { relation, old } => self.change(relation, Change::Delete(old)),
+            Message::Truncate | Message::Type | Message::Origin => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing of schema `walhook` is ever matched, so walhook's own writes make no events whatever is published.
+    fn describe(&mut self, relation: Relation) {
+        if relation.table.schema != "walhook" {
+            self.matcher.describe(relation);
+        } else if relation.table.name == "trigger_version" {
+            self.definitions = Some(relation);
+        }
+    }
+
+    fn change(&mut self, relation: u32, change: Change<'_>) {
+        let Some(open) = &mut self.open else { return };
+        open.ordinal += 1;
+        if open.skipped {
+            return;
+        }
+        let moment = Moment {
+            position: Position { commit_lsn: open.commit_lsn, ordinal: open.ordinal },
+            xid: open.xid,
+            committed_at: open.committed_at,
+        };
+        let before = self.events.len();
+        self.matcher.fire(relation, change, moment, &mut self.events);
+        self.bytes += self.events[before..].iter().map(Event::size).sum::<usize>();
+    }
+
+    /// A trigger was created, replaced or deleted here.
+    fn define(&mut self, row: Tuple<'_>) -> Result<(), Error> {
+        let (Some(definitions), Some(open)) = (&self.definitions, &self.open) else { return Ok(()) };
+        let text = |name: &str| {
+            let index = definitions.columns.iter().position(|column| column.name == name)?;
+            match row.cell(index)? {
+                Cell::Text(text) => std::str::from_utf8(text).ok(),
+                Cell::Null | Cell::Unchanged => None,
+            }
+        };
+        let corrupt = || Error::Unusable("a row of walhook.trigger_version in the WAL cannot be read".into());
+        let trigger_id: Uuid = text("trigger_id").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
+        let version: i32 = text("version").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
+        let watch: Option<Watch> = text("watch").map(serde_json::from_str).transpose().map_err(|_| corrupt())?;
+        self.activations.push_back(Activation { trigger_id, version, commit_lsn: open.commit_lsn });
+        self.matcher.activate(trigger_id, version, watch);
+        Ok(())
+    }
+
+    /// Whether nothing waits for an append.
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.activations.is_empty()
+    }
+
+    /// Whether a chunk must be cut before more is taken in.
+    pub(super) fn is_full(&self) -> bool {
+        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+    }
+
+    /// Cuts the next chunk: all whole transactions, or else, when full, a part of the open one. The last event of an
+    /// open transaction is kept back, because the chunk that ends it must hold one to carry the progress.
+    pub(super) fn cut(&mut self) -> Option<Chunk> {
+        // Whole transactions without events need no append; the session notes how far they went.
+        if let Some(progress) = self.whole_progress.take().filter(|_| self.whole_events + self.whole_activations > 0) {
+            return Some(self.take_front(self.whole_events, self.whole_activations, Some(progress)));
+        }
+        let open = self.open.as_mut()?;
+        if self.events.len() >= MAX_EVENTS || (self.bytes >= MAX_BYTES && self.events.len() > 1) {
+            open.cut = true;
+            return Some(self.take_front(self.events.len() - 1, self.activations.len(), None));
+        }
+        None
+    }
+
+    /// Whether the open transaction has uncommitted chunks in the queue.
+    pub(super) fn has_cut_open_transaction(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.cut)
+    }
+
+    fn take_front(&mut self, events: usize, activations: usize, progress: Option<Lsn>) -> Chunk {
+        let rest = self.events.split_off(events);
+        let taken = std::mem::replace(&mut self.events, rest);
+        self.bytes = self.events.iter().map(Event::size).sum();
+        self.whole_events = 0;
+        self.whole_activations = 0;
+        Chunk { events: taken, activations: self.activations.drain(..activations).collect(), progress }
+    }
+}

@@ -1,0 +1,112 @@
+//! Is the database ready? Everything missing is listed at once, with the statements that mend it.
+
+use tokio_postgres::GenericClient;
+
+use super::Error;
+use crate::postgres;
+
+/// What was learnt of the server on the way.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// As `server_version` shows it.
+    pub version: String,
+    /// The cluster's identifier, in decimal.
+    pub system_identifier: String,
+    /// `wal_sender_timeout` in milliseconds; 0 means never.
+    pub sender_timeout_millis: u64,
+}
+
+/// `pg_logical_emit_message` in pgoutput, on which the transport insists, came with this version.
+const OLDEST_VERSION: i32 = 140_000;
+
+/// Checks a database. Nothing is changed.
+///
+/// # Errors
+/// [`Error::NotReady`] with every problem; otherwise what Postgres said.
+pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Error> {
+    let row =
+        client.query_one(include_str!("../../sql/preflight.sql"), &[&slot]).await.map_err(postgres::Error::from)?;
+    let (database, role): (String, String) = (row.get("database"), row.get("role"));
+    let (database, role) = (quote(&database), quote(&role));
+    let mut problems = Vec::new();
+    let mut problem = |text: String| problems.push(format!("  - {text}"));
+
+    if !is_slot_name(slot) {
+        problem(format!("slot name {slot:?}: use at most 63 lower-case letters, digits and underscores"));
+    }
+    let version: i32 = row.get("version");
+    if version < OLDEST_VERSION {
+        let found: String = row.get("version_text");
+        problem(format!("Postgres {found} is too old: walhook needs 14 or later"));
+    }
+    if row.get("in_recovery") {
+        problem("this server is a standby: connect walhook to the primary".into());
+    }
+    let wal_level: String = row.get("wal_level");
+    if wal_level != "logical" {
+        problem(format!(
+            "wal_level is {wal_level}: run  ALTER SYSTEM SET wal_level = 'logical';  and restart Postgres"
+        ));
+    }
+    if !row.get::<_, Option<bool>>("may_replicate").unwrap_or(false) {
+        problem(format!("role {role} may not replicate: run  ALTER ROLE {role} REPLICATION;"));
+    }
+    if !row.get::<_, bool>("may_create") {
+        problem(format!(
+            "role {role} may not create schema walhook and a publication: run  \
+             GRANT CREATE ON DATABASE {database} TO {role};"
+        ));
+    }
+    if !row.get::<_, bool>("may_use_schema") {
+        problem(format!(
+            "role {role} may not use schema walhook: run  GRANT USAGE, CREATE ON SCHEMA walhook TO {role};"
+        ));
+    }
+    let (slots, max_slots): (i64, i64) = (row.get("slots"), row.get("max_slots"));
+    if !row.get::<_, bool>("has_slot") && slots >= max_slots {
+        problem(format!(
+            "all {max_slots} replication slots are taken: run  ALTER SYSTEM SET max_replication_slots = {};  \
+             and restart Postgres, or drop one that nobody uses (see pg_replication_slots)",
+            max_slots + 4
+        ));
+    }
+    let (senders, max_senders): (i64, i64) = (row.get("senders"), row.get("max_senders"));
+    if senders >= max_senders && !row.get::<_, bool>("has_slot") {
+        problem(format!(
+            "all {max_senders} WAL senders are taken: run  ALTER SYSTEM SET max_wal_senders = {};  and restart Postgres",
+            max_senders + 4
+        ));
+    }
+    if !problems.is_empty() {
+        return Err(Error::NotReady { problems });
+    }
+    let sender_timeout: i64 = row.get("sender_timeout_millis");
+    Ok(Facts {
+        version: row.get("version_text"),
+        system_identifier: row.get("system_identifier"),
+        sender_timeout_millis: u64::try_from(sender_timeout).unwrap_or(0),
+    })
+}
+
+/// The transport puts the name into its command unquoted, so it must be one that needs no quotes.
+fn is_slot_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn quote(identifier: &str) -> String {
+    postgres_protocol::escape::escape_identifier(identifier)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_slot_name;
+
+    #[test]
+    fn slot_names_need_no_quotes() {
+        assert!(is_slot_name("walhook_default"));
+        for name in ["", "Walhook", "a b", "a\"b", "ö", &"a".repeat(64)] {
+            assert!(!is_slot_name(name), "{name:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One connection's worth of capture: from taking the source over to the first error or the stop.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::assembler::Assembler;
+use super::stream::Stream;
+use super::{Error, Options, State, slot};
+use crate::matching::Matcher;
+use crate::model::Lsn;
+use crate::postgres::{self, Class, Session};
+use crate::queue::{self, Appended, FeedSender, LogWriter};
+
+const STANDBY_PAUSE: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(5);
+/// Silence after which the server is asked whether our walsender lives: the transport would not notice by itself.
+const SILENCE: Duration = Duration::from_secs(15);
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much WAL without events is passed before progress is written for it. Our own progress row is WAL as well, so a
+/// smaller step would keep an idle database busy with itself.
+const IDLE_STEP: u64 = 64 * 1024;
+const IDLE_STEP_AT_ONCE: u64 = 16 * 1024 * 1024;
+/// Frames taken in a row before other tasks of this thread get a turn.
+const FRAMES_IN_A_ROW: u32 = 1024;
+
+/// Captures on one set of connections.
+pub(super) async fn run(
+    options: &Options,
+    feed: &FeedSender,
+    state: &watch::Sender<State>,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let mut session = postgres::connect(&options.database, "walhook capture").await?;
+    let prepared = slot::prepare(&mut session, options, false).await?;
+    if !own_source(&session, prepared.source_id, state, stop).await? {
+        return Ok(());
+    }
+    // Only now: until the lock was ours, another node may have moved progress.
+    let progress = queue::read_progress(&*session, prepared.source_id).await?;
+    let watches = queue::active_watches(&*session, prepared.source_id).await?;
+    let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches);
+    feed.tell_head(progress.last_seq);
+    let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
+    let Options { database, slot, publication, .. } = options;
+    let sender_timeout = prepared.facts.sender_timeout_millis;
+    let stream = Stream::open(database, slot, publication, progress.lsn, sender_timeout).await?;
+    state.send_replace(State::Streaming);
+    info!(source = options.source, slot, "streaming from {}", progress.lsn);
+    let assembler = Assembler::new(matcher, progress.lsn);
+    let mut running = Running {
+        options,
+        feed,
+        stream,
+        assembler,
+        log: Log::Idle(Box::new(writer)),
+        source_id: prepared.source_id,
+        durable: progress.lsn,
+        reached: progress.lsn,
+        last_frame: Instant::now(),
+        idle_written: Instant::now(),
+    };
+    let result = running.run_until(stop).await;
+    running.stream.close().await;
+    result
+}
+
+/// Waits for the right to write this source's log. Asks again and again instead of waiting inside Postgres, which would
+/// hold a snapshot open and keep vacuum from its work. Returns false when stopped.
+async fn own_source(
+    session: &Session,
+    source_id: i16,
+    state: &watch::Sender<State>,
+    stop: &CancellationToken,
+) -> Result<bool, Error> {
+    loop {
+        if queue::try_capture_lock(&**session, source_id).await? {
+            return Ok(true);
+        }
+        if state.send_replace(State::StandingBy) != State::StandingBy {
+            info!("another node captures this source; standing by");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(STANDBY_PAUSE) => {}
+        }
+    }
+}
+
+type Appending = Pin<Box<dyn Future<Output = Result<(Box<LogWriter>, Appended), Error>> + Send>>;
+
+/// The log writer, idle or at work. While it works, frames are read on and the server gets its feedback.
+enum Log {
+    Idle(Box<LogWriter>),
+    Appending(Appending),
+    /// Only while changing from one to the other.
+    Moving,
+}
+
+struct Running<'a> {
+    options: &'a Options,
+    feed: &'a FeedSender,
+    stream: Stream,
+    assembler: Assembler,
+    log: Log,
+    source_id: i16,
+    /// Everything that committed before this is durable in the queue; the most that is ever acknowledged.
+    durable: Lsn,
+    /// Everything that committed before this is durable or made no event.
+    reached: Lsn,
+    last_frame: Instant,
+    idle_written: Instant,
+}
+
+impl Running<'_> {
+    /// The loop. Arms in order of priority: the stop; the end of an append, which frees the writer and lets us
+    /// acknowledge; the next frame, if there is room; the tick. Each is cancel-safe: the append lives in `self.log`
+    /// across iterations, and a frame that was not returned was not taken.
+    async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.take_ready_frames().await?;
+            self.start_append();
+            let full = self.assembler.is_full();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.finish().await,
+                appended = wait_for(&mut self.log) => self.appended(appended?),
+                frame = self.stream.next(), if !full => {
+                    self.last_frame = Instant::now();
+                    let reached = self.assembler.take(frame?)?;
+                    self.note_reached(reached);
+                }
+                _ = tick.tick() => self.tick().await?,
+            }
+        }
+    }
+
+    /// Takes frames as long as they are there without waiting and the assembler has room: while more is ready, a
+    /// bigger chunk is worth more than an earlier one.
+    async fn take_ready_frames(&mut self) -> Result<(), Error> {
+        let mut taken = 0;
+        while !self.assembler.is_full() {
+            // Without `unconstrained` the runtime would pretend every so often that nothing is ready.
+            let Some(frame) = tokio::task::unconstrained(self.stream.next()).now_or_never() else { break };
+            let reached = self.assembler.take(frame?)?;
+            self.note_reached(reached);
+            taken += 1;
+            if taken % FRAMES_IN_A_ROW == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if taken > 0 {
+            self.last_frame = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn note_reached(&mut self, reached: Option<Lsn>) {
+        // While an append runs, what came before its end is not settled yet.
+        if let (Some(reached), Log::Idle(_)) = (reached, &self.log) {
+            if !self.assembler.has_cut_open_transaction() {
+                self.reached = self.reached.max(reached);
+            }
+        }
+    }
+
+    fn start_append(&mut self) {
+        if !matches!(self.log, Log::Idle(_)) {
+            return;
+        }
+        let Some(chunk) = self.assembler.cut() else { return };
+        self.log = match std::mem::replace(&mut self.log, Log::Moving) {
+            Log::Idle(mut writer) => Log::Appending(Box::pin(async move {
+                let appended = writer.append(chunk).await?;
+                Ok((writer, appended))
+            })),
+            other => other,
+        };
+    }
+
+    fn appended(&mut self, (writer, appended): (Box<LogWriter>, Appended)) {
+        self.log = Log::Idle(writer);
+        let Some(progress) = appended.progress else { return };
+        self.durable = self.durable.max(progress);
+        self.reached = self.reached.max(progress);
+        self.stream.acknowledge(self.durable);
+        if appended.continued {
+            // Too much to hand over in memory: delivery reads it from the log.
+            self.feed.tell_head(appended.last_seq);
+        } else if !appended.events.is_empty() {
+            self.feed.hand_over(appended.events, appended.last_seq);
+        }
+    }
+
+    /// Progress without events, and whether the server is still there.
+    async fn tick(&mut self) -> Result<(), Error> {
+        let passed = self.reached.bytes_since(self.durable);
+        let due = passed >= IDLE_STEP && self.idle_written.elapsed() >= TICK * 2;
+        if due || passed >= IDLE_STEP_AT_ONCE {
+            self.write_idle_progress().await?;
+        }
+        if self.last_frame.elapsed() >= SILENCE && !self.assembler.is_full() {
+            self.check_sender().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_idle_progress(&mut self) -> Result<(), Error> {
+        let Log::Idle(writer) = &self.log else { return Ok(()) };
+        if self.reached <= self.durable || self.assembler.has_cut_open_transaction() {
+            return Ok(());
+        }
+        queue::write_progress(&**writer.session(), self.source_id, self.reached).await?;
+        self.durable = self.reached;
+        self.idle_written = Instant::now();
+        self.stream.acknowledge(self.durable);
+        Ok(())
+    }
+
+    /// A walsender that is gone, or that sent more than came in, means that the connection is dead without saying so.
+    async fn check_sender(&mut self) -> Result<(), Error> {
+        let Log::Idle(writer) = &self.log else { return Ok(()) };
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.options.slot];
+        let asking = writer.session().query_opt(include_str!("../../sql/sender_find.sql"), &parameters);
+        let dead = |message: &str| Error::Stream { message: message.into(), class: Class::Retry };
+        let row = tokio::time::timeout(ASK_TIMEOUT, asking)
+            .await
+            .map_err(|_| dead("the server does not answer"))?
+            .map_err(postgres::Error::from)?;
+        // Another role's walsender shows no position; then only its existence can be checked.
+        let sent = match row.map(|row| row.get::<_, Option<tokio_postgres::types::PgLsn>>(0)) {
+            None => return Err(dead("the server has ended it and the network did not say so")),
+            Some(sent) => sent.map(|lsn| Lsn(lsn.into())),
+        };
+        if sent.is_some_and(|sent| sent > self.stream.received()) {
+            return Err(dead("the server sent data that never arrived"));
+        }
+        self.last_frame = Instant::now();
+        Ok(())
+    }
+
+    /// Lets the append at work end, appends what whole transactions are left, and writes progress.
+    async fn finish(&mut self) -> Result<(), Error> {
+        loop {
+            if let Log::Appending(_) = self.log {
+                let appended = wait_for(&mut self.log).await?;
+                self.appended(appended);
+            }
+            if self.assembler.has_cut_open_transaction() {
+                // Its chunks are uncommitted and go with the session; the next start reads it again.
+                return Ok(());
+            }
+            self.start_append();
+            if let Log::Idle(_) = self.log {
+                return self.write_idle_progress().await;
+            }
+        }
+    }
+}
+
+/// The end of the append at work; never, when there is none.
+async fn wait_for(log: &mut Log) -> Result<(Box<LogWriter>, Appended), Error> {
+    match log {
+        Log::Appending(appending) => appending.await,
+        Log::Idle(_) | Log::Moving => std::future::pending().await,
+    }
+}
