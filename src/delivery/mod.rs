@@ -1,5 +1,73 @@
 //! Sends events to webhooks and records what came of it.
+//!
+//! ```text
+//! feed ─────┐                    ┌─▶ attempt (a task each) ─┐
+//! log ──────┼─▶ dispatcher ──────┤                          ├─▶ dispatcher ─▶ recorder ─▶ attempt log,
+//! deferred ─┘   (one task)       └─▶ attempt ───────────────┘                 (lanes)     deferred, cursors
+//! ```
+//!
+//! The dispatcher is one task that holds all state and does no I/O itself. An event counts as done only after the
+//! recorder says that its outcome is durable; a crash before that sends it again, with the same id.
 
+mod attempt;
+mod dispatcher;
+mod endpoint;
+mod fetch;
 mod handle;
+mod http;
+mod payload;
+mod recorder;
+mod retry;
+mod tracker;
+mod trigger_queue;
 
+pub use endpoint::Endpoint;
 pub use handle::{Command, Handle, handle};
+pub use http::Client;
+pub use payload::body;
+pub use retry::{LONGEST_RETRY_AFTER_SEC, decide};
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::Environment;
+use crate::postgres::{Pool, Settings};
+use crate::queue::FeedReceiver;
+
+/// What delivery works with.
+pub struct Parts {
+    /// The queue's database, for the session that owns the lanes.
+    pub database: Settings,
+    /// Sessions for reading the log back.
+    pub pool: Pool,
+    /// The source whose events are delivered.
+    pub source_id: i16,
+    /// Where placeholders of URLs and headers are looked up.
+    pub environment: Environment,
+    /// Events handed over in memory by a capture in the same process.
+    pub feed: Option<FeedReceiver>,
+    /// Questions and hints from the rest of the process.
+    pub commands: mpsc::Receiver<Command>,
+    /// How long requests under way may go on after the stop.
+    pub grace: Duration,
+}
+
+/// Why delivery cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The HTTP client cannot be made.
+    #[error("no HTTP client: {0}; install the package ca-certificates")]
+    Client(#[from] std::io::Error),
+}
+
+/// Delivers until stopped; then lets the requests under way end, records them, and returns.
+///
+/// # Errors
+/// [`Error::Client`]. Everything later is waited out.
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
+    let client = Client::new()?;
+    dispatcher::Dispatcher::new(parts, client).run(stop).await;
+    Ok(())
+}

@@ -21,7 +21,16 @@ pub struct Bounds {
     pub bytes: i64,
 }
 
-/// A trigger's next events, in the order of the log.
+/// Events that were read back.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// In the order of the log.
+    pub events: Vec<Logged>,
+    /// Whether there are no more within the stretch that was asked for.
+    pub complete: bool,
+}
+
+/// A trigger's next events.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
@@ -30,12 +39,16 @@ pub async fn read_backlog(
     trigger_id: Uuid,
     source_id: i16,
     bounds: Bounds,
-) -> Result<Vec<Logged>, Error> {
+) -> Result<Backlog, Error> {
     let sql = include_str!("../../sql/backlog_read.sql");
     let rows = client
         .query(sql, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
         .await?;
-    rows.iter().map(|row| logged(row, row.get(0), source_id, trigger_id, 1)).collect()
+    let found: i64 = rows.first().map_or(0, |row| row.get("found"));
+    let events: Vec<Logged> =
+        rows.iter().map(|row| logged(row, row.get(0), source_id, trigger_id, 1)).collect::<Result<_, _>>()?;
+    let complete = found < bounds.rows && events.len() as i64 == found;
+    Ok(Backlog { events, complete })
 }
 
 /// The events after a cursor that were attempted already, and so are done or deferred.

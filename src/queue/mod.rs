@@ -16,7 +16,7 @@ mod partition;
 mod row;
 mod source;
 
-pub use backlog::{Bounds, attempted_after, head, read_backlog};
+pub use backlog::{Backlog, Bounds, attempted_after, head, read_backlog};
 pub use catalogue::{activate_all, active_watches, triggers};
 pub use cursor::{CursorMove, read_cursors, write_cursors};
 pub use deferred::{Deferred, due, next_due};

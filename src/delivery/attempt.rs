@@ -1,0 +1,31 @@
+//! One attempt: send, wait for the answer, decide.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::trigger_queue::Ready;
+use super::{Client, Endpoint, payload, retry};
+use crate::model::{Attempt, Timestamp};
+use crate::queue::Settled;
+
+/// Makes the request for an event and gives what is to be recorded of it.
+pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, ready: Ready) -> Settled {
+    let Ready { logged, number, deferred } = ready;
+    let event = logged.event;
+    let started_at = Timestamp::now();
+    let clock = Instant::now();
+    let body = payload::body(&endpoint, &event, number);
+    let outcome = client.post(&endpoint, body, event.missing.as_deref()).await;
+    let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
+    let verdict = retry::decide(number, &outcome, Timestamp::now(), &endpoint.retry_conf);
+    Settled {
+        event_id: event.id,
+        trigger_id: event.trigger_id,
+        source_id: logged.source_id,
+        seq: logged.seq,
+        lane: event.lane,
+        committed_at: event.committed_at,
+        was_deferred: deferred,
+        attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
+    }
+}

@@ -1,0 +1,66 @@
+//! Where a trigger's requests go, with everything resolved that can be.
+
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use uuid::Uuid;
+
+use crate::model::{Definition, Environment, RetryConf, Trigger};
+
+/// A trigger as delivery uses it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// Its name, for the payload and for messages.
+    pub name: String,
+    /// The resolved URL.
+    pub url: Uri,
+    /// The resolved headers, with walhook's own.
+    pub headers: HeaderMap,
+    /// When to try again, and how long an attempt may take.
+    pub retry_conf: RetryConf,
+}
+
+const OWN_USER_AGENT: &str = concat!("walhook/", env!("CARGO_PKG_VERSION"));
+
+impl Endpoint {
+    /// Resolves a trigger's URL and headers against the environment.
+    ///
+    /// # Errors
+    /// A sentence that names the variable or header at fault, never a value.
+    pub fn resolve(trigger: &Trigger, environment: &Environment) -> Result<Self, String> {
+        let definition = &trigger.definition;
+        let url = environment.resolve_webhook(&definition.webhook).map_err(|error| error.to_string())?;
+        Ok(Endpoint {
+            trigger_id: trigger.id,
+            name: definition.name.clone(),
+            url: url.trim().parse().map_err(|_| "the resolved webhook is not a URL".to_owned())?,
+            headers: resolve_headers(definition, environment)?,
+            retry_conf: definition.retry_conf,
+        })
+    }
+
+    /// How long one attempt may take. Zero would end every attempt before it starts.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.retry_conf.timeout_sec.max(1)))
+    }
+}
+
+/// walhook's own headers are set last: a configured `Content-Type` or `User-Agent` has no effect, as in Hasura.
+fn resolve_headers(definition: &Definition, environment: &Environment) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for header in &definition.headers {
+        let name: HeaderName =
+            header.name.parse().map_err(|_| format!("header name {:?} is not allowed", header.name))?;
+        let value = environment.resolve_header(&header.value).map_err(|error| error.to_string())?;
+        let mut value =
+            HeaderValue::from_str(&value).map_err(|_| format!("the value of header {name} is not allowed"))?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(OWN_USER_AGENT));
+    Ok(headers)
+}

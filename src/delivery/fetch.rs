@@ -1,0 +1,132 @@
+//! The dispatcher's reads from the database, each a task of its own that brings its result back.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::model::{EventId, LANES, Timestamp, Trigger};
+use crate::postgres::Pool;
+use crate::queue::{self, Backlog, Bounds, Deferred};
+
+/// What a read brought.
+pub(super) enum Fetched {
+    /// A trigger's next events.
+    Backlog { trigger_id: Uuid, backlog: Backlog },
+    /// They could not be read.
+    BacklogFailed { trigger_id: Uuid },
+    /// Due deferred events, and when the next one is due.
+    Due { events: Vec<Deferred>, next: Option<Timestamp>, at: Timestamp },
+    /// They could not be read.
+    DueFailed,
+    /// The triggers, and for those asked about where to go on.
+    Catalogue(Vec<Loaded>),
+    /// They could not be read.
+    CatalogueFailed,
+    /// The log's last seq.
+    Head(Option<i64>),
+}
+
+/// A trigger with its place in the log.
+pub(super) struct Loaded {
+    pub(super) trigger: Trigger,
+    /// Cursors and what was attempted after them; `None` for a trigger that is known already.
+    pub(super) place: Option<([i64; LANES as usize], HashSet<i64>)>,
+}
+
+/// A failed read is asked for again at once, so the failure itself takes this long.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+async fn failed(what: &str, error: &queue::Error) {
+    warn!("{what} could not be read: {error}; trying again");
+    tokio::time::sleep(FAILURE_PAUSE).await;
+}
+
+pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds: Bounds) -> Fetched {
+    let result: Result<_, queue::Error> = async {
+        let client = pool.get().await?;
+        queue::read_backlog(&**client, trigger_id, source_id, bounds).await
+    }
+    .await;
+    match result {
+        Ok(backlog) => Fetched::Backlog { trigger_id, backlog },
+        Err(error) => {
+            failed("the event log", &error).await;
+            Fetched::BacklogFailed { trigger_id }
+        }
+    }
+}
+
+pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId>) -> Fetched {
+    let at = Timestamp::now();
+    let result: Result<_, queue::Error> = async {
+        let client = pool.get().await?;
+        let events = queue::due(&**client, &room, at, &in_hand).await?;
+        // Not counting what was just fetched, and not for triggers whose room it filled.
+        let mut held = in_hand;
+        held.extend(events.iter().map(|deferred| deferred.logged.id()));
+        let mut fetched: HashMap<Uuid, i64> = HashMap::new();
+        for deferred in &events {
+            *fetched.entry(deferred.logged.event.trigger_id).or_default() += 1;
+        }
+        let open = room.iter().filter(|(id, limit)| fetched.get(id).copied().unwrap_or(0) < *limit);
+        let open: Vec<Uuid> = open.map(|(id, _)| *id).collect();
+        let next = queue::next_due(&**client, &open, &held).await?;
+        Ok((events, next))
+    }
+    .await;
+    match result {
+        Ok((events, next)) => Fetched::Due { events, next, at },
+        Err(error) => {
+            failed("deferred events", &error).await;
+            Fetched::DueFailed
+        }
+    }
+}
+
+/// Loads the triggers; those not in `known` with their cursors.
+pub(super) async fn catalogue(pool: Pool, source_id: i16, known: HashSet<Uuid>) -> Fetched {
+    let result: Result<_, queue::Error> = async {
+        let client = pool.get().await?;
+        let triggers = queue::triggers(&**client).await?;
+        let mut cursors = None;
+        let mut loaded = Vec::with_capacity(triggers.len());
+        for (_, trigger) in triggers.into_iter().filter(|(source, _)| *source == source_id) {
+            let mut place = None;
+            if !known.contains(&trigger.id) {
+                if cursors.is_none() {
+                    cursors = Some(queue::read_cursors(&**client, source_id).await?);
+                }
+                let floor = cursors.as_ref().and_then(|all| all.get(&trigger.id)).copied().unwrap_or_default();
+                let lowest = floor.iter().copied().min().unwrap_or(0);
+                place = Some((floor, queue::attempted_after(&**client, trigger.id, source_id, lowest).await?));
+            }
+            loaded.push(Loaded { trigger, place });
+        }
+        Ok(loaded)
+    }
+    .await;
+    match result {
+        Ok(loaded) => Fetched::Catalogue(loaded),
+        Err(error) => {
+            failed("the triggers", &error).await;
+            Fetched::CatalogueFailed
+        }
+    }
+}
+
+pub(super) async fn head(pool: Pool, source_id: i16) -> Fetched {
+    let result: Result<_, queue::Error> = async {
+        let client = pool.get().await?;
+        queue::head(&**client, source_id).await
+    }
+    .await;
+    match result {
+        Ok(head) => Fetched::Head(Some(head)),
+        Err(error) => {
+            failed("the event log's end", &error).await;
+            Fetched::Head(None)
+        }
+    }
+}

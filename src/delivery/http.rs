@@ -1,0 +1,120 @@
+//! One HTTP request and what came of it.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response as HttpResponse};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Pooled;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::Endpoint;
+use crate::model::{Outcome, Response};
+
+/// The client all webhooks share. Redirects are not followed: a 3xx is an answer that is not 2xx.
+#[derive(Clone)]
+pub struct Client {
+    pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_CONNECTIONS_A_HOST: usize = 128;
+/// How much of an answer is read; past that the connection is closed. The answer counts all the same.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// How much of an answer is kept.
+const HEAD_BYTES: usize = 1024;
+
+/// Names columns that belong in the payload but were not in the WAL.
+const MISSING_COLUMNS: HeaderName = HeaderName::from_static("walhook-missing-columns");
+
+impl Client {
+    /// A client that trusts the certificates of the machine.
+    ///
+    /// # Errors
+    /// When the machine has no certificates that can be read: install its package `ca-certificates`.
+    pub fn new() -> std::io::Result<Self> {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(provider)?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let pooled = Pooled::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_A_HOST)
+            .build(connector);
+        Ok(Client { pooled })
+    }
+
+    /// Posts a body and reads the answer. Every end of it is an outcome.
+    pub async fn post(&self, endpoint: &Endpoint, body: Bytes, missing: Option<&[String]>) -> Outcome {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = endpoint.url.clone();
+        *request.headers_mut() = endpoint.headers.clone();
+        if let Some(value) = missing.and_then(|names| HeaderValue::from_str(&names.join(",")).ok()) {
+            request.headers_mut().insert(MISSING_COLUMNS, value);
+        }
+        let timeout = endpoint.timeout();
+        let exchange = async {
+            let response = self.pooled.request(request).await.map_err(|error| describe(&error))?;
+            read_answer(response).await
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok(response)) => Outcome::Answered(response),
+            Ok(Err(message)) => Outcome::Failed(message),
+            Err(_) => Outcome::Failed(format!("no answer within {} s", timeout.as_secs())),
+        }
+    }
+}
+
+async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, String> {
+    let status = response.status().as_u16();
+    let retry_after_sec = retry_after(response.headers());
+    let mut body = response.into_body();
+    let (mut head, mut read) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("the answer broke off: {error}"))?;
+        let Some(data) = frame.data_ref() else { continue };
+        head.extend_from_slice(&data[..data.len().min(HEAD_BYTES - head.len())]);
+        read += data.len();
+        if read > MAX_ANSWER_BYTES {
+            break;
+        }
+    }
+    // Postgres' text holds no zero byte.
+    let head = String::from_utf8_lossy(&head).replace('\0', "\u{fffd}");
+    Ok(Response { status, retry_after_sec, head })
+}
+
+/// A positive number of whole seconds; anything else is as good as none (reference/hasura.md, 3.2).
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    (seconds > 0).then_some(seconds)
+}
+
+/// The error with its causes. None of them holds a header or a body.
+fn describe(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = if error.is_connect() { "cannot connect".to_owned() } else { "no usable answer".to_owned() };
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,260 @@
+//! One trigger's share of the work: what is ready to be sent, what is under way, and what is still to be read from the
+//! log. No I/O: the dispatcher asks what to do and tells what happened.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::Endpoint;
+use super::tracker::Tracker;
+use crate::model::{EventId, LANES};
+use crate::queue::{Backlog, Bounds, Deferred, Logged};
+
+/// Requests of one trigger under way at a time.
+const MAX_IN_FLIGHT: usize = 64;
+const MAX_READY: usize = 2_000;
+const MAX_READY_BYTES: usize = 512 * 1024;
+/// Below this many ready events the log is read on.
+const LOW_READY: usize = 500;
+/// Events between the oldest that is not done and the newest that was taken: what a restart has to look at again.
+const MAX_WINDOW: usize = 65_536;
+const MAX_DEFERRED_IN_HAND: usize = 64;
+
+/// An event that may be sent now.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) logged: Logged,
+    /// Attempts already made in this round.
+    pub(super) number: u32,
+    /// Whether it came from `deferred`.
+    pub(super) deferred: bool,
+}
+
+/// How the trigger gets its events from the log.
+#[derive(Debug)]
+enum Intake {
+    /// Everything up to the log's end was taken; new events come from the feed.
+    Live,
+    /// There may be events after `taken_to` that were not taken.
+    Behind,
+    /// They are being read. What the feed brings meanwhile is kept in order behind them, unless it became too much.
+    Reading { up_to: i64, tail: Option<Tail> },
+}
+
+/// Events from the feed that come after what is being read.
+#[derive(Debug, Default)]
+struct Tail {
+    events: Vec<Logged>,
+    bytes: usize,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct TriggerQueue {
+    pub(super) endpoint: Result<Arc<Endpoint>, String>,
+    ready: VecDeque<Ready>,
+    ready_bytes: usize,
+    in_flight: usize,
+    tracker: Tracker,
+    /// How far the log was taken; follows the log's end while live.
+    taken_to: i64,
+    intake: Intake,
+    /// Each lane's cursor at take-over: what is not after it is done.
+    floor: [i64; LANES as usize],
+    /// Events after the cursors that were attempted before the take-over.
+    attempted: HashSet<i64>,
+    deferred_in_hand: HashSet<EventId>,
+    /// There were more due events than room.
+    pub(super) more_deferred: bool,
+    /// Whether the cursors may have moved since they were written.
+    dirty: bool,
+}
+
+impl TriggerQueue {
+    /// A queue that goes on from these cursors.
+    pub(super) fn new(
+        endpoint: Result<Arc<Endpoint>, String>,
+        floor: [i64; LANES as usize],
+        attempted: HashSet<i64>,
+    ) -> Self {
+        let taken_to = floor.iter().copied().min().unwrap_or(0);
+        TriggerQueue {
+            endpoint,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            in_flight: 0,
+            tracker: Tracker::default(),
+            taken_to,
+            intake: Intake::Behind,
+            floor,
+            attempted,
+            deferred_in_hand: HashSet::new(),
+            more_deferred: false,
+            dirty: false,
+        }
+    }
+
+    /// Takes an event from the feed, if this trigger is that far.
+    pub(super) fn offer(&mut self, logged: Logged) {
+        let room = self.has_room();
+        match &mut self.intake {
+            Intake::Live if room => {
+                self.taken_to = logged.seq;
+                self.take(logged);
+            }
+            Intake::Live => {
+                self.taken_to = logged.seq - 1;
+                self.intake = Intake::Behind;
+            }
+            Intake::Reading { tail: tail @ Some(_), .. } => {
+                let kept = tail.get_or_insert_default();
+                kept.bytes += logged.event.size();
+                kept.events.push(logged);
+                if kept.bytes > MAX_READY_BYTES || kept.events.len() > MAX_READY {
+                    *tail = None;
+                }
+            }
+            Intake::Behind | Intake::Reading { tail: None, .. } => {}
+        }
+    }
+
+    /// Whether everything that the log holds was taken.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.intake, Intake::Live)
+    }
+
+    /// The log ends further on than the feed told events for; `from` is where it told them to.
+    pub(super) fn missed(&mut self, from: i64) {
+        match &mut self.intake {
+            Intake::Live => {
+                self.taken_to = self.taken_to.max(from);
+                self.intake = Intake::Behind;
+            }
+            Intake::Reading { tail, .. } => *tail = None,
+            Intake::Behind => {}
+        }
+    }
+
+    /// What to read from the log now, if anything. The caller must answer with `read` or `read_failed`.
+    pub(super) fn wants_read(&mut self, head: i64) -> Option<Bounds> {
+        let Intake::Behind = self.intake else { return None };
+        if self.endpoint.is_err() {
+            return None;
+        }
+        if self.taken_to >= head {
+            self.intake = Intake::Live;
+            return None;
+        }
+        if self.ready.len() > LOW_READY || !self.has_room() {
+            return None;
+        }
+        self.intake = Intake::Reading { up_to: head, tail: Some(Tail::default()) };
+        let rows = (MAX_READY - self.ready.len()) as i64;
+        let bytes = (MAX_READY_BYTES - self.ready_bytes) as i64;
+        Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
+    }
+
+    /// Takes what was read. When that was all, what the feed brought meanwhile follows without a gap.
+    pub(super) fn read(&mut self, backlog: Backlog) {
+        let Intake::Reading { up_to, tail } = std::mem::replace(&mut self.intake, Intake::Behind) else { return };
+        self.dirty |= !backlog.events.is_empty();
+        for logged in backlog.events {
+            self.taken_to = logged.seq;
+            let lane = usize::from(logged.event.lane % LANES);
+            let done = logged.seq <= self.floor[lane] || self.attempted.remove(&logged.seq);
+            if !done {
+                self.take(logged);
+            }
+        }
+        if !backlog.complete {
+            return;
+        }
+        self.taken_to = self.taken_to.max(up_to);
+        // What was attempted before the take-over lies behind now.
+        self.attempted = HashSet::new();
+        if let Some(tail) = tail {
+            self.intake = Intake::Live;
+            tail.events.into_iter().for_each(|logged| self.offer(logged));
+        }
+    }
+
+    /// The read did not work; it is asked for again.
+    pub(super) fn read_failed(&mut self) {
+        self.intake = Intake::Behind;
+    }
+
+    fn take(&mut self, logged: Logged) {
+        self.tracker.start(logged.event.lane, logged.seq);
+        self.dirty = true;
+        self.push(Ready { logged, number: 0, deferred: false });
+    }
+
+    fn push(&mut self, ready: Ready) {
+        self.ready_bytes += ready.logged.event.size();
+        self.ready.push_back(ready);
+    }
+
+    fn has_room(&self) -> bool {
+        self.ready.len() < MAX_READY && self.ready_bytes < MAX_READY_BYTES && self.tracker.len() < MAX_WINDOW
+    }
+
+    /// How many due deferred events may be fetched.
+    pub(super) fn deferred_room(&self) -> usize {
+        if self.endpoint.is_err() { 0 } else { MAX_DEFERRED_IN_HAND - self.deferred_in_hand.len() }
+    }
+
+    /// Takes a due deferred event.
+    pub(super) fn take_deferred(&mut self, deferred: Deferred) {
+        if self.deferred_in_hand.insert(deferred.logged.id()) {
+            self.push(Ready { logged: deferred.logged, number: deferred.number, deferred: true });
+        }
+    }
+
+    /// The deferred events that must not be fetched again.
+    pub(super) fn deferred_in_hand(&self) -> impl Iterator<Item = EventId> {
+        self.deferred_in_hand.iter().copied()
+    }
+
+    /// Whether `next` would give an event.
+    pub(super) fn can_send(&self) -> bool {
+        self.in_flight < MAX_IN_FLIGHT && !self.ready.is_empty() && self.endpoint.is_ok()
+    }
+
+    /// The next event to send, which counts as in flight from now on.
+    pub(super) fn next(&mut self) -> Option<(Ready, Arc<Endpoint>)> {
+        if self.in_flight >= MAX_IN_FLIGHT {
+            return None;
+        }
+        let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
+        let ready = self.ready.pop_front()?;
+        self.ready_bytes -= ready.logged.event.size();
+        self.in_flight += 1;
+        Some((ready, endpoint))
+    }
+
+    /// A request ended, whatever its outcome.
+    pub(super) fn request_ended(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// The outcome of an event is durable.
+    pub(super) fn recorded(&mut self, settled: &crate::queue::Settled) {
+        self.dirty = true;
+        if settled.was_deferred {
+            self.deferred_in_hand.remove(&settled.event_id);
+        } else {
+            self.tracker.finish(settled.lane, settled.seq);
+        }
+    }
+
+    /// The cursors, if they may have moved. While live the log was taken to its end.
+    pub(super) fn take_cursors(&mut self, head: i64) -> Option<[i64; LANES as usize]> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        if let Intake::Live = self.intake {
+            self.taken_to = self.taken_to.max(head);
+        }
+        let moved = self.tracker.cursors(self.taken_to);
+        Some(std::array::from_fn(|lane| moved[lane].max(self.floor[lane])))
+    }
+}
