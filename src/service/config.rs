@@ -1,0 +1,264 @@
+//! Settings that were checked. All that is wrong with them is reported together.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::RawSettings;
+use crate::capture;
+use crate::postgres::Settings;
+use crate::triggers::ReplicaIdentityPolicy;
+
+/// A part of the work that a node may leave to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reading the WAL.
+    Capture,
+    /// Sending webhooks.
+    Delivery,
+    /// Answering the API.
+    Api,
+}
+
+/// What this node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Reading the WAL.
+    pub capture: bool,
+    /// Sending webhooks.
+    pub delivery: bool,
+    /// Answering the API.
+    pub api: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Usable settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The source database, which also holds the queue.
+    pub database: Settings,
+    /// The source's name.
+    pub source: String,
+    /// The slot's name.
+    pub slot: String,
+    /// The publication's name.
+    pub publication: String,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// What callers of the API must know.
+    pub admin_secret: Option<SecretString>,
+    /// What this node does.
+    pub roles: Roles,
+    /// How long requests under way may go on after a stop.
+    pub grace: Duration,
+    /// What is done with the replica identity of watched tables.
+    pub replica_identity: ReplicaIdentityPolicy,
+    /// How log lines look; by the terminal where it is not set.
+    pub log_format: Option<LogFormat>,
+    /// Go on where WAL was lost.
+    pub accept_gap: bool,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("these settings cannot be used:")?;
+        self.0.iter().try_for_each(|problem| write!(out, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Problems {
+    /// Keeps the value, or notes what is wrong with it.
+    fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
+}
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+const DEFAULT_GRACE: &str = "30s";
+
+impl Config {
+    /// Checks settings.
+    ///
+    /// # Errors
+    /// [`Problems`] names every setting at fault and what it may be; never a secret's value.
+    pub fn new(raw: RawSettings) -> Result<Config, Problems> {
+        let mut problems = Problems::default();
+        let source = raw.source.unwrap_or_else(|| "default".into());
+        let own_name = format!("walhook_{}", source.to_lowercase().replace('-', "_"));
+        let url = problems.note(value_or_file("database-url", raw.database_url, raw.database_url_file.as_deref()));
+        let database = problems.note(match url {
+            Some(Some(url)) => url.parse().map_err(|error| format!("--database-url: {error}")),
+            Some(None) => Err("--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)".into()),
+            None => Err("--database-url could not be read".into()),
+        });
+        let secret = value_or_file("admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
+        let admin_secret = problems.note(secret).flatten().filter(|secret| !secret.is_empty());
+        let listen = problems.note(address(raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN)));
+        let roles = problems.note(roles(raw.only.as_deref()));
+        let open = listen.filter(|listen| !listen.ip().is_loopback() && roles.is_some_and(|roles| roles.api));
+        if let (Some(listen), None) = (open, &admin_secret) {
+            problems.0.push(format!(
+                "--listen {listen} is reachable from other machines and --admin-secret is not set: \
+                 set one, or listen on 127.0.0.1"
+            ));
+        }
+        let grace = problems.note(duration("grace", raw.grace.as_deref().unwrap_or(DEFAULT_GRACE)));
+        let replica_identity = problems.note(match raw.replica_identity.as_deref() {
+            None | Some("full") => Ok(ReplicaIdentityPolicy::Full),
+            Some("keep") => Ok(ReplicaIdentityPolicy::Keep),
+            Some(other) => Err(format!("--replica-identity {other:?}: use full or keep")),
+        });
+        let log_format = problems.note(match raw.log_format.as_deref() {
+            None => Ok(None),
+            Some("text") => Ok(Some(LogFormat::Text)),
+            Some("json") => Ok(Some(LogFormat::Json)),
+            Some(other) => Err(format!("--log-format {other:?}: use text or json")),
+        });
+        let (Some(database), Some(listen), Some(roles), Some(grace), Some(replica_identity), Some(log_format), true) =
+            (database, listen, roles, grace, replica_identity, log_format, problems.0.is_empty())
+        else {
+            return Err(problems);
+        };
+        Ok(Config {
+            database,
+            slot: raw.slot.unwrap_or_else(|| own_name.clone()),
+            publication: raw.publication.unwrap_or(own_name),
+            source,
+            listen,
+            admin_secret: admin_secret.map(SecretString::from),
+            roles,
+            grace,
+            replica_identity,
+            log_format,
+            accept_gap: raw.accept_gap,
+        })
+    }
+
+    /// Reads the settings of a file.
+    ///
+    /// # Errors
+    /// A sentence that names the file and the line; never a value.
+    pub fn read_file(path: &Path) -> Result<RawSettings, String> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("--config {name}: {error}"))?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            format!("--config {name}, line {line}: {}", error.message())
+        })
+    }
+
+    /// What capture needs of them.
+    pub(super) fn capture_options(&self) -> capture::Options {
+        capture::Options {
+            database: self.database.clone(),
+            source: self.source.clone(),
+            slot: self.slot.clone(),
+            publication: self.publication.clone(),
+            accept_gap: self.accept_gap,
+        }
+    }
+}
+
+fn value_or_file(name: &str, value: Option<String>, file: Option<&Path>) -> Result<Option<String>, String> {
+    match (value, file) {
+        (Some(_), Some(_)) => Err(format!("--{name} and --{name}-file are both set: set one")),
+        (value, None) => Ok(value),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+            .map_err(|error| format!("--{name}-file {}: {error}", path.display())),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.replacen("localhost:", "127.0.0.1:", 1);
+    text.parse().map_err(|_| format!("--listen {text:?}: use an address with a port, such as {DEFAULT_LISTEN}"))
+}
+
+fn duration(name: &str, text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("--{name} {text:?}: use a duration such as 30s or 5m"))
+}
+
+fn roles(only: Option<&str>) -> Result<Roles, String> {
+    let Some(only) = only else { return Ok(Roles { capture: true, delivery: true, api: true }) };
+    let mut roles = Roles { capture: false, delivery: false, api: false };
+    for name in only.split(',').map(str::trim) {
+        match name {
+            "capture" => roles.capture = true,
+            "delivery" => roles.delivery = true,
+            "api" => roles.api = true,
+            other => return Err(format!("--only {other:?}: use capture, delivery and api, joined by commas")),
+        }
+    }
+    Ok(roles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw() -> RawSettings {
+        RawSettings { database_url: Some("postgres://me:secret@db/app".into()), ..Default::default() }
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = Config::new(raw()).expect("usable");
+        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("walhook_default", "walhook_default"));
+        assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
+        assert_eq!(config.grace, Duration::from_secs(30));
+        assert!(config.roles.capture && config.roles.delivery && config.roles.api);
+        assert!(!format!("{config:?}").contains("secret"), "the password must not be printed");
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_and_no_secret_is_named() {
+        let bad = RawSettings {
+            database_url: Some("postgres://me:secret@db:x/app".into()),
+            listen: Some("0.0.0.0:80".into()),
+            grace: Some("soon".into()),
+            only: Some("capture,tea".into()),
+            log_format: Some("xml".into()),
+            replica_identity: Some("none".into()),
+            ..Default::default()
+        };
+        let text = Config::new(bad).expect_err("not usable").to_string();
+        for name in ["--database-url", "--grace", "--only", "--log-format", "--replica-identity"] {
+            assert!(text.contains(name), "{name} is not in: {text}");
+        }
+        assert!(!text.contains("secret@"), "{text}");
+    }
+
+    #[test]
+    fn an_open_address_needs_a_secret() {
+        let open = RawSettings { listen: Some("0.0.0.0:8080".into()), ..raw() };
+        assert!(Config::new(open.clone()).expect_err("open").to_string().contains("--admin-secret"));
+        assert!(Config::new(RawSettings { admin_secret: Some("x".into()), ..open.clone() }).is_ok());
+        assert!(Config::new(RawSettings { only: Some("capture".into()), ..open }).is_ok(), "no API, no listening");
+    }
+
+    #[test]
+    fn the_file_is_what_is_used_where_nothing_else_is_set() {
+        let file: RawSettings = toml::from_str("listen = \"127.0.0.1:1\"\nsource = \"file\"").expect("TOML");
+        let merged = RawSettings { listen: Some("127.0.0.1:2".into()), ..raw() }.or(file);
+        assert_eq!(merged.listen.as_deref(), Some("127.0.0.1:2"));
+        assert_eq!(merged.source.as_deref(), Some("file"));
+        assert!(toml::from_str::<RawSettings>("lisen = \"x\"").is_err(), "unknown keys are refused");
+    }
+}

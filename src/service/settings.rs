@@ -1,0 +1,77 @@
+//! Settings as they are given: by flag, by variable, in the file; in that precedence. Nothing is checked here.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+/// Each setting once, for the command line, the environment and the file alike. Names are a public contract.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawSettings {
+    /// The source database, such as postgres://walhook:secret@db:5432/app (required)
+    #[arg(long, env = "WALHOOK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// A file that holds the database URL
+    #[arg(long, env = "WALHOOK_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// Name of the source [default: default]
+    #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
+    pub source: Option<String>,
+    /// Replication slot [default: walhook_<source>]
+    #[arg(long, env = "WALHOOK_SLOT", value_name = "NAME")]
+    pub slot: Option<String>,
+    /// Publication [default: walhook_<source>]
+    #[arg(long, env = "WALHOOK_PUBLICATION", value_name = "NAME")]
+    pub publication: Option<String>,
+    /// Address of the API [default: 127.0.0.1:8080]
+    #[arg(long, env = "WALHOOK_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Secret that API callers must send as X-Hasura-Admin-Secret; needed to listen on more than loopback
+    #[arg(long, env = "WALHOOK_ADMIN_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub admin_secret: Option<String>,
+    /// A file that holds the admin secret
+    #[arg(long, env = "WALHOOK_ADMIN_SECRET_FILE", value_name = "FILE")]
+    pub admin_secret_file: Option<PathBuf>,
+    /// What this node does, of capture, delivery and api, joined by commas [default: all]
+    #[arg(long, env = "WALHOOK_ONLY", value_name = "ROLES")]
+    pub only: Option<String>,
+    /// How long requests under way may go on after a stop [default: 30s]
+    #[arg(long, env = "WALHOOK_GRACE", value_name = "DURATION")]
+    pub grace: Option<String>,
+    /// Replica identity of watched tables: full sets it to FULL, keep leaves it [default: full]
+    #[arg(long, env = "WALHOOK_REPLICA_IDENTITY", value_name = "full|keep")]
+    pub replica_identity: Option<String>,
+    /// Log lines as text or json [default: text on a terminal, else json]
+    #[arg(long, env = "WALHOOK_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Go on where WAL was lost, once: see walhook.gap
+    #[arg(long)]
+    #[serde(skip)]
+    pub accept_gap: bool,
+}
+
+impl RawSettings {
+    /// These settings, and where they are silent those of the file.
+    pub fn or(self, file: RawSettings) -> RawSettings {
+        // A value and its `_file` form are one setting: one given on the command line or in the environment hides both.
+        let url_given = self.database_url.is_some() || self.database_url_file.is_some();
+        let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
+        let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
+        RawSettings {
+            database_url: self.database_url.or(unless(url_given, file.database_url)),
+            database_url_file: self.database_url_file.or(file.database_url_file.filter(|_| !url_given)),
+            source: self.source.or(file.source),
+            slot: self.slot.or(file.slot),
+            publication: self.publication.or(file.publication),
+            listen: self.listen.or(file.listen),
+            admin_secret: self.admin_secret.or(unless(secret_given, file.admin_secret)),
+            admin_secret_file: self.admin_secret_file.or(file.admin_secret_file.filter(|_| !secret_given)),
+            only: self.only.or(file.only),
+            grace: self.grace.or(file.grace),
+            replica_identity: self.replica_identity.or(file.replica_identity),
+            log_format: self.log_format.or(file.log_format),
+            accept_gap: self.accept_gap,
+        }
+    }
+}
