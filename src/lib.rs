@@ -4,6 +4,7 @@
 //! The modules are rooms of one house, listed from the top down: a room uses the rooms above it and none below
 //! (`tests/tidy.rs` holds that). ARCHITECTURE.md has the map and the path of one change.
 
+pub mod cli;
 pub mod delivery;
 pub mod matching;
 pub mod model;
