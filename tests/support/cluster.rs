@@ -5,8 +5,8 @@ use uuid::Uuid;
 use walhook::postgres::cluster::{Cluster, Options};
 use walhook::postgres::{Session, Settings, connect};
 
-/// Holds nothing of a runtime, since each test has its own. A static is never dropped: when the program ends, the cluster's
-/// leash sees the pipe close, ends the server and removes its directory. So there is never anything left to sweep up.
+/// Holds nothing of a runtime, since each test has its own. A static is never dropped: when the program ends, the
+/// cluster's leash sees the pipe close, ends the server and removes its directory. So nothing is left to sweep up.
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
 
 /// The cluster that tests share. A test that stops or restarts Postgres starts a [`Cluster`] of its own.

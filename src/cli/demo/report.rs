@@ -165,7 +165,8 @@ fn summary_line(latencies: &[Duration], failures: usize) -> String {
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
     let slowest = sorted.last().copied().unwrap_or_default();
     format!(
-        "Every webhook arrived. Commit to webhook: {} median, {} at most, over {} first attempts; {failures} failures retried.",
+        "Every webhook arrived. Commit to webhook: {} median, {} at most, over {} first attempts; \
+         {failures} failures retried.",
         milliseconds(median),
         milliseconds(slowest),
         sorted.len()

@@ -128,8 +128,8 @@ impl Stage {
     }
 }
 
-/// The command line of walhook itself. The URL goes through the environment, which other users cannot read; settings that
-/// are meant for the user's own walhook must not reach this one.
+/// The command line of walhook itself. The URL goes through the environment, which other users cannot read; settings
+/// that are meant for the user's own walhook must not reach this one.
 fn serve(program: PathBuf, database_url: &str, port: u16) -> Command {
     let mut command = Command::new(program);
     command.args(["serve", "--listen"]).arg(format!("127.0.0.1:{port}"));

@@ -35,8 +35,8 @@ pub enum Error {
     },
     /// A server program ended with an error.
     #[error(
-        "{program} failed; its last words:\n{output}\n(where it may not enter the temporary directory, set TMPDIR to one \
-         that every user may enter, such as /tmp)"
+        "{program} failed; its last words:\n{output}\n(where it may not enter the temporary directory, set TMPDIR to \
+         one that every user may enter, such as /tmp)"
     )]
     Program {
         /// Its name.

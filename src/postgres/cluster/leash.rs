@@ -1,8 +1,8 @@
 //! A child process that cannot outlive us, however we end.
 //!
 //! A destructor does not run when we are killed with signal 9, and the ways of the kernel to tie a child to its parent
-//! need unsafe code or are Linux' own. A pipe is enough: its writing end is closed by the kernel whatever happened to us.
-//! So a child runs under a shell that waits for that, then ends the child and removes its directory.
+//! need unsafe code or are Linux' own. A pipe is enough: its writing end is closed by the kernel whatever happened to
+//! us. So a child runs under a shell that waits for that, then ends the child and removes its directory.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// `$1`: the signal that ends the child, `$2`: the directory to remove when the leash was torn or empty, the rest: the
 /// child's command line. File descriptor 3 is the pipe, 4 tells our side the child's process id.
 ///
-/// The shell waits for the child, so it ends with the child's status; its watcher waits for the pipe. A watcher that saw
-/// the pipe close ignores the shell's TERM, so its own status 0 tells the shell that the directory is nobody's.
+/// The shell waits for the child, so it ends with the child's status; its watcher waits for the pipe. A watcher that
+/// saw the pipe close ignores the shell's TERM, so its own status 0 tells the shell that the directory is nobody's.
 const SHELL: &str = r#"
 signal=$1 directory=$2
 shift 2
