@@ -1,5 +1,6 @@
 //! Rules of the house that the compiler does not hold: which room may use which, sizes, headers, what must not be
-//! there. Each failure names file and line and says what to do. Reads text only; it knows no more of Rust than it needs.
+//! there. Each failure names file and line and says what to do. Reads text only; it knows no more of Rust than it
+//! needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
