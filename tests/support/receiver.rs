@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// One request, whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// Counts all requests of the receiver in the order in which their last byte came in.
     pub number: usize,
@@ -26,6 +26,14 @@ pub struct Request {
     pub arrived_at: SystemTime,
     /// Counts connections, to see which requests shared one.
     pub connection: usize,
+}
+
+impl Debug for Request {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Request { number, method, path, connection, .. } = self;
+        let body = String::from_utf8_lossy(&self.body);
+        write!(out, "#{number} on connection {connection}: {method} {path} {:?} {body:.1000}", self.headers)
+    }
 }
 
 impl Request {
@@ -240,11 +248,7 @@ impl Receiver {
     /// The last requests, for a failure's text.
     fn describe(&self) -> String {
         let all = self.all();
-        let line = |request: &Request| {
-            let body = String::from_utf8_lossy(&request.body);
-            format!("#{} {} {} {:.300}", request.number, request.method, request.path, body)
-        };
-        let last: Vec<String> = all.iter().rev().take(10).rev().map(line).collect();
+        let last: Vec<String> = all.iter().skip(all.len().saturating_sub(10)).map(|one| format!("{one:?}")).collect();
         format!("{} came, the last of them:\n{}", all.len(), last.join("\n"))
     }
 }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 /// child's command line. File descriptor 3 is the pipe, 4 tells our side the child's process id.
 ///
 /// The shell waits for the child, so it ends with the child's status; its watcher waits for the pipe. A watcher that
-/// saw the pipe close ignores the shell's TERM, so its own status 0 tells the shell that the directory is nobody's.
+/// saw the pipe close ignores the shell's TERM, so its own status 0 tells the shell that the directory is nobody's. The
+/// shell's own words about ended jobs do not belong in the child's log, so it falls silent once both are started.
 const SHELL: &str = r#"
 signal=$1 directory=$2
 shift 2
@@ -32,10 +33,10 @@ exec 4>&-
     exit 0
 ) 2>/dev/null &
 watcher=$!
-exec 3<&-
+exec 3<&- 2>/dev/null
 wait "$child"
 status=$?
-kill "$watcher" 2>/dev/null
+kill "$watcher"
 if wait "$watcher" && [ -n "$directory" ]; then rm -rf "$directory"; fi
 exit "$status"
 "#;
