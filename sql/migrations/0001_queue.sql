@@ -135,7 +135,8 @@ create table walhook.deferred (
 
 create index deferred_due on walhook.deferred (trigger_id, due_at);
 
--- Every event of the lane up to `seq` is done or deferred. A hint, written every few seconds: the attempt log is the truth.
+-- Every event of the lane up to `seq` is done or deferred. A hint, written every few seconds: the attempt log is the
+-- truth.
 create table walhook.cursor (
     trigger_id uuid not null,
     source_id  smallint not null,

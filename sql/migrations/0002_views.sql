@@ -1,7 +1,8 @@
 -- The stable surface for operators: what happened to each event, and each trigger's state.
 
 create view walhook.attempts as
-select a.event_id, t.name as trigger, a.number, a.started_at, a.duration_micros, a.status, a.verdict, a.response, a.error
+select a.event_id, t.name as trigger, a.number, a.started_at, a.duration_micros, a.status, a.verdict, a.response,
+       a.error
 from walhook.attempt a
 left join walhook.trigger t on t.id = a.trigger_id;
 
@@ -39,7 +40,8 @@ select t.name as trigger, t.id as trigger_id, t.definition -> 'table' ->> 'schem
        count(*) filter (where e.status = 'dead') as dead,
        coalesce(sum(e.attempts), 0)::bigint as attempts,
        max(e.last_attempt_at) as last_attempt_at,
-       (array_agg(e.last_error order by e.last_attempt_at desc) filter (where e.last_error is not null))[1] as last_error
+       (array_agg(e.last_error order by e.last_attempt_at desc)
+           filter (where e.last_error is not null))[1] as last_error
 from walhook.trigger t
 left join walhook.events e on e.trigger = t.name
 where t.deleted_at is null

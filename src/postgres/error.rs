@@ -43,7 +43,8 @@ pub enum Error {
     },
     /// A migration was changed after it had been applied.
     #[error(
-        "migration {version} differs from the one that was applied to this database; use the walhook release that made it"
+        "migration {version} differs from the one that was applied to this database; use the walhook release that made \
+         it"
     )]
     SchemaChanged {
         /// The migration's number.

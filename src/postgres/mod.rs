@@ -1,5 +1,6 @@
 //! Connecting to Postgres: settings, sessions, the pool, migrations, what an error means, a throwaway cluster.
 
+pub mod cluster;
 mod connect;
 mod error;
 mod migrate;

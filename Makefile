@@ -1,0 +1,29 @@
+# Every target works on a fresh machine that has the Rust toolchain and make; `setup` installs the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup build test check demo bench
+
+CARGO ?= cargo
+WALHOOK := $(or $(CARGO_TARGET_DIR),target)/release/walhook
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install Postgres and a C compiler where they are missing
+	@scripts/setup.sh
+
+build: setup ## build the release binary
+	$(CARGO) build --release
+
+test: setup ## run all tests, against a private throwaway Postgres
+	$(CARGO) test
+
+check: setup ## check format, lints and documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
+
+demo: build ## build, then show walhook at work; needs no database
+	$(WALHOOK) demo
+
+bench: build ## build, then measure walhook against its floors; needs no database
+	$(WALHOOK) bench

@@ -1,0 +1,3 @@
+//! The commands, one file or folder a command. Errors end here: a person reads them.
+
+pub mod demo;

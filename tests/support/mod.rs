@@ -1,0 +1,9 @@
+//! What the integration tests share: a real Postgres, a scripted receiver, the real program, waiting with a deadline.
+
+// Each file of tests/ compiles this module anew and uses only a part of it.
+#![allow(dead_code)]
+
+pub mod cluster;
+pub mod receiver;
+pub mod wait;
+pub mod walhook;
