@@ -4,7 +4,10 @@
 //! The modules are rooms of one house, listed from the top down: a room uses the rooms above it and none below
 //! (`tests/tidy.rs` holds that). ARCHITECTURE.md has the map and the path of one change.
 
+pub mod api;
 pub mod delivery;
 pub mod matching;
 pub mod model;
 pub mod postgres;
+pub mod queue;
+pub mod triggers;

@@ -91,7 +91,8 @@ create table walhook.event (
     table_name      text not null,
     old             json,
     new             json,
-    missing_columns text[]
+    missing_columns text[],
+    progress_lsn    pg_lsn               -- on the last row of each append: how far capture had come with it
 ) partition by range (committed_at);
 
 -- A trigger reads its own events in order; capture finds its last event by probing each trigger's end.

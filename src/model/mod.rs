@@ -4,12 +4,17 @@ mod attempt;
 mod event;
 mod position;
 mod table;
+mod template;
 mod trigger;
 
 pub use attempt::{Attempt, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
 pub use position::{Lsn, ParseLsnError, Position, Timestamp};
 pub use table::TableName;
+pub use template::{
+    Environment, Place, RESERVED_PREFIXES, TemplateError, check_template, check_variable, resolve_template,
+    resolve_variable,
+};
 pub use trigger::{
     Columns, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, Definition, Header, HeaderValue, OperationSpec, Operations,
     RetryConf, Trigger, Webhook,

@@ -1,0 +1,69 @@
+//! One partition a day for the log and for the attempts.
+
+use chrono::{DateTime, NaiveDate};
+use tokio_postgres::GenericClient;
+
+use crate::postgres::Error;
+
+const DAY_SECONDS: i64 = 86_400;
+const PARTITIONED: [&str; 2] = ["event", "attempt"];
+
+/// Makes the partitions `walhook.event_YYYYMMDD` and `walhook.attempt_YYYYMMDD` of these days, given in days since the
+/// Unix epoch (UTC), where they do not exist. May be called inside a transaction and outside one, also by several
+/// callers at once; where nothing is missing it takes no lock.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn ensure_partitions(client: &impl GenericClient, days: &[i64]) -> Result<(), Error> {
+    let names: Vec<String> = days
+        .iter()
+        .flat_map(|day| PARTITIONED.map(|parent| format!("{parent}_{}", date(*day).format("%Y%m%d"))))
+        .collect();
+    let missing = client.query(include_str!("../../sql/partition_missing.sql"), &[&names]).await?;
+    for row in missing {
+        let name: &str = row.get(0);
+        let index = names.iter().position(|wanted| wanted == name);
+        let Some(day) = index.and_then(|index| days.get(index / PARTITIONED.len())) else { continue };
+        client.batch_execute(&create(name, *day)).await?;
+    }
+    Ok(())
+}
+
+/// The statement that makes one partition. ATTACH takes SHARE UPDATE EXCLUSIVE on the parent, where CREATE TABLE ...
+/// PARTITION OF would take ACCESS EXCLUSIVE and so wait for, and hold up, every COPY and every reader of the log. One
+/// statement, so that outside a transaction too the advisory lock (walhook, 3) is held to its end.
+fn create(name: &str, day: i64) -> String {
+    let parent = name.split('_').next().unwrap_or(name);
+    let (from, to) = (date(day), date(day + 1));
+    // A row of some kilobytes stays in the page: fetching it back needs no second table.
+    format!(
+        "do $$
+begin
+    perform pg_advisory_xact_lock(hashtext('walhook'), 3);
+    if to_regclass('walhook.{name}') is null then
+        create table walhook.{name} (like walhook.{parent} including defaults including constraints)
+            with (toast_tuple_target = 8160);
+        alter table walhook.{parent} attach partition walhook.{name}
+            for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
+    end if;
+end
+$$"
+    )
+}
+
+fn date(day: i64) -> NaiveDate {
+    DateTime::from_timestamp(day.saturating_mul(DAY_SECONDS), 0).unwrap_or_default().date_naive()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_holds_one_day_of_utc() {
+        let sql = create("attempt_20180905", 17_779);
+        assert!(sql.contains("attach partition walhook.attempt_20180905"), "{sql}");
+        assert!(sql.contains("from ('2018-09-05 00:00:00+00') to ('2018-09-06 00:00:00+00')"), "{sql}");
+        assert!(sql.contains("alter table walhook.attempt "), "{sql}");
+    }
+}
