@@ -29,6 +29,7 @@ fn check_url(text: &str) -> Result<(), &'static str> {
     }
     // Uri reads host and port late: an unreadable port shows only here.
     let authority = url.authority().map_or("", |authority| authority.as_str());
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
     let port = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest).rsplit_once(':').map(|(_, port)| port);
     match port {
         Some(digits) if digits.parse::<u16>().is_err() => Err("its port is not a number up to 65535"),
