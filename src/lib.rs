@@ -4,26 +4,14 @@
 //! The modules are rooms of one house, listed from the top down: a room uses the rooms above it and none below
 //! (`tests/tidy.rs` holds that). ARCHITECTURE.md has the map and the path of one change.
 
-#![warn(missing_docs)]
-
-pub mod model;
-
-pub mod pgoutput;
-
-pub mod matching;
-
-pub mod postgres;
-
-pub mod queue;
-
-pub mod capture;
-
-pub mod delivery;
-
-pub mod triggers;
-
 pub mod api;
-
-pub mod service;
-
+pub mod capture;
 pub mod cli;
+pub mod delivery;
+pub mod matching;
+pub mod model;
+pub mod pgoutput;
+pub mod postgres;
+pub mod queue;
+pub mod service;
+pub mod triggers;

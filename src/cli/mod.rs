@@ -1,3 +1,4 @@
 //! The commands, one file or folder a command. Errors end here: a person reads them.
 
 pub mod demo;
+pub mod serve;

@@ -396,7 +396,7 @@ impl Dispatcher {
 
     fn on_loaded(&mut self, loaded: Vec<Loaded>) {
         self.loading = false;
-        self.loaded_waiters.drain(..).for_each(|waiter| drop(waiter.send(())));
+        answer(&mut self.loaded_waiters);
         let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
         for Loaded { trigger, place } in loaded {
@@ -427,7 +427,7 @@ impl Dispatcher {
     fn start_load(&mut self) {
         if !self.owner {
             // A node that only stands by has nothing to load; whoever asked need not wait.
-            self.waiters_of_next_load.drain(..).for_each(|waiter| drop(waiter.send(())));
+            answer(&mut self.waiters_of_next_load);
             return;
         }
         if self.loading {
@@ -505,6 +505,13 @@ impl Dispatcher {
                 }
             }
         }
+    }
+}
+
+/// Whoever asked may have given up meanwhile.
+fn answer(waiters: &mut Vec<oneshot::Sender<()>>) {
+    for waiter in waiters.drain(..) {
+        let _ = waiter.send(());
     }
 }
 

@@ -1,10 +1,14 @@
-//! Day partitions of the event and attempt logs.
+//! One partition a day for the log and for the attempts.
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, NaiveDate};
 use tokio_postgres::GenericClient;
 
-use crate::postgres;
+use crate::postgres::Error;
+
+const DAY_SECONDS: i64 = 86_400;
+const PARTITIONED: [&str; 2] = ["event", "attempt"];
 
 /// The days whose partitions are known to exist, so that an append need not ask.
 #[derive(Debug, Default)]
@@ -13,16 +17,12 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Makes what is missing of these days (counted from 1970-01-01 UTC). Outside any transaction: it takes a lock on
-    /// the log that would otherwise be held until the transaction's end.
+    /// Makes what is missing of these days (counted from 1970-01-01 UTC). Best outside a transaction: it locks the log
+    /// against other changes of its shape until the transaction's end.
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn ensure(
-        &mut self,
-        client: &impl GenericClient,
-        days: impl Iterator<Item = i64>,
-    ) -> Result<(), postgres::Error> {
+    pub async fn ensure(&mut self, client: &impl GenericClient, days: impl Iterator<Item = i64>) -> Result<(), Error> {
         let mut missing: Vec<i64> = days.filter(|day| !self.known.contains(day)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -35,41 +35,62 @@ impl Partitions {
     }
 }
 
-/// Makes the partitions of these days (counted from 1970-01-01 UTC) where they do not exist.
+/// Makes the partitions `walhook.event_YYYYMMDD` and `walhook.attempt_YYYYMMDD` of these days, given in days since the
+/// Unix epoch (UTC), where they do not exist. May be called inside a transaction and outside one, also by several
+/// callers at once; where nothing is missing it takes no lock.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn ensure_partitions(client: &impl GenericClient, days: &[i64]) -> Result<(), postgres::Error> {
-    for day in days {
-        client.batch_execute(&partition_sql("event", "committed_at", *day)).await?;
-        client.batch_execute(&partition_sql("attempt", "started_at", *day)).await?;
+pub async fn ensure_partitions(client: &impl GenericClient, days: &[i64]) -> Result<(), Error> {
+    let names: Vec<String> = days
+        .iter()
+        .flat_map(|day| PARTITIONED.map(|parent| format!("{parent}_{}", date(*day).format("%Y%m%d"))))
+        .collect();
+    let missing = client.query(include_str!("../../sql/partition_missing.sql"), &[&names]).await?;
+    for row in missing {
+        let name: &str = row.get(0);
+        let index = names.iter().position(|wanted| wanted == name);
+        let Some(day) = index.and_then(|index| days.get(index / PARTITIONED.len())) else { continue };
+        client.batch_execute(&create(name, *day)).await?;
     }
     Ok(())
 }
 
-/// The table is made on its own and then attached: attaching lets others go on reading and writing the log.
-/// `toast_tuple_target` keeps rows of up to a page whole and uncompressed: compressing them would cost the append more
-/// than writing them.
-fn partition_sql(log: &str, time_column: &str, day: i64) -> String {
-    let date = |day: i64| {
-        let seconds = day.saturating_mul(86_400);
-        chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default().date_naive()
-    };
+/// The statement that makes one partition. ATTACH takes SHARE UPDATE EXCLUSIVE on the parent, where CREATE TABLE ...
+/// PARTITION OF would take ACCESS EXCLUSIVE and so wait for, and hold up, every COPY and every reader of the log. One
+/// statement, so that outside a transaction too the advisory lock (walhook, 3) is held to its end.
+fn create(name: &str, day: i64) -> String {
+    let parent = name.split('_').next().unwrap_or(name);
     let (from, to) = (date(day), date(day + 1));
-    let name = format!("{log}_{}", from.format("%Y%m%d"));
+    // A row of some kilobytes stays in the page: fetching it back needs no second table.
     format!(
         "do $$
-         begin
-             perform pg_advisory_xact_lock(hashtext('walhook partition'), 0);
-             if to_regclass('walhook.{name}') is null then
-                 create table walhook.{name} (
-                     like walhook.{log} including defaults,
-                     check ({time_column} >= '{from} 00:00:00+00' and {time_column} < '{to} 00:00:00+00')
-                 ) with (toast_tuple_target = 8160);
-                 alter table walhook.{log} attach partition walhook.{name}
-                     for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
-             end if;
-         end
-         $$"
+begin
+    perform pg_advisory_xact_lock(hashtext('walhook'), 3);
+    if to_regclass('walhook.{name}') is null then
+        create table walhook.{name} (like walhook.{parent} including defaults including constraints)
+            with (toast_tuple_target = 8160);
+        alter table walhook.{parent} attach partition walhook.{name}
+            for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
+    end if;
+end
+$$"
     )
+}
+
+fn date(day: i64) -> NaiveDate {
+    DateTime::from_timestamp(day.saturating_mul(DAY_SECONDS), 0).unwrap_or_default().date_naive()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_holds_one_day_of_utc() {
+        let sql = create("attempt_20180905", 17_779);
+        assert!(sql.contains("attach partition walhook.attempt_20180905"), "{sql}");
+        assert!(sql.contains("from ('2018-09-05 00:00:00+00') to ('2018-09-06 00:00:00+00')"), "{sql}");
+        assert!(sql.contains("alter table walhook.attempt "), "{sql}");
+    }
 }

@@ -105,7 +105,9 @@ impl Config {
         let url = problems.note(value_or_file("database-url", raw.database_url, raw.database_url_file.as_deref()));
         let database = problems.note(match url {
             Some(Some(url)) => url.parse().map_err(|error| format!("--database-url: {error}")),
-            Some(None) => Err("--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)".into()),
+            Some(None) => {
+                Err("--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)".into())
+            }
             None => Err("--database-url could not be read".into()),
         });
         let secret = value_or_file("admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());

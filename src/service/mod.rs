@@ -168,19 +168,12 @@ impl Tasks {
         // A gap is accepted once, by `capture::prepare`, and not again by each reconnect.
         let options = config.capture_options();
         let stop = self.stop.clone();
-        self.running.spawn(async move {
-            ("capture", capture::run(options, feed, state, stop).await.map_err(Error::from))
-        });
+        self.running
+            .spawn(async move { ("capture", capture::run(options, feed, state, stop).await.map_err(Error::from)) });
         Some(captured)
     }
 
-    fn start_delivery(
-        &mut self,
-        config: &Config,
-        source_id: i16,
-        pool: &Pool,
-        feed: FeedReceiver,
-    ) -> Option<Handle> {
+    fn start_delivery(&mut self, config: &Config, source_id: i16, pool: &Pool, feed: FeedReceiver) -> Option<Handle> {
         if !config.roles.delivery {
             return None;
         }
@@ -209,11 +202,7 @@ impl Tasks {
         captured: Option<watch::Receiver<capture::State>>,
         listener: TcpListener,
     ) {
-        let source = SourceInfo {
-            id: source_id,
-            name: config.source.clone(),
-            publication: config.publication.clone(),
-        };
+        let source = SourceInfo { id: source_id, name: config.source.clone(), publication: config.publication.clone() };
         let catalogue = Catalogue::new(pool, source, config.replica_identity, delivery);
         let (ready, readiness) = watch::channel(Readiness { migrated: true, streaming: false, serving: true });
         let state = ApiState::new(catalogue, config.admin_secret.clone(), readiness);

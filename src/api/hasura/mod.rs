@@ -1,0 +1,124 @@
+//! Hasura's API: `POST /v1/query` and `POST /v1/metadata` (reference/hasura.md, section 1; seed 003).
+
+mod decode;
+mod error;
+mod node;
+mod request;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use uuid::Uuid;
+
+pub use error::ApiError;
+use request::{Command, Endpoint};
+
+use super::{ApiState, authentication};
+use crate::triggers;
+
+/// Bodies up to this many bytes are read.
+const BODY_LIMIT: usize = 1 << 20;
+const REQUEST_ID: &str = "x-request-id";
+/// Longer ids are not echoed, nor logged.
+const REQUEST_ID_LIMIT: usize = 128;
+
+/// `/v1/query`
+pub(super) async fn query(State(state): State<ApiState>, request: Request) -> Response {
+    answer(state, request, Endpoint::Query).await
+}
+
+/// `/v1/metadata`
+pub(super) async fn metadata(State(state): State<ApiState>, request: Request) -> Response {
+    answer(state, request, Endpoint::Metadata).await
+}
+
+/// Everything that is not a route, and every method but POST on one.
+pub(super) async fn not_found() -> Response {
+    ApiError::not_found().into_response()
+}
+
+async fn answer(state: ApiState, request: Request, endpoint: Endpoint) -> Response {
+    if request.method() != Method::POST {
+        return ApiError::not_found().into_response();
+    }
+    let (parts, body) = request.into_parts();
+    let request_id = request_id(&parts.headers);
+    match handle(state, &parts.headers, body, endpoint, &request_id).await {
+        Ok(result) => {
+            let content_type = HeaderValue::from_static("application/json; charset=utf-8");
+            let mut response = ([(header::CONTENT_TYPE, content_type)], result.to_string()).into_response();
+            if let Ok(value) = HeaderValue::from_str(&request_id) {
+                response.headers_mut().insert(REQUEST_ID, value);
+            }
+            response
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// The checks in Hasura's order (1.1): secret, syntax, decoding, role, execution.
+async fn handle(
+    state: ApiState,
+    headers: &HeaderMap,
+    body: Body,
+    endpoint: Endpoint,
+    request_id: &str,
+) -> Result<serde_json::Value, ApiError> {
+    authentication::check_secret(state.admin_secret.as_deref(), headers)?;
+    // A body that breaks off is reported so as well, to a caller that is gone.
+    let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
+    let command = request::decode(&body, endpoint)?;
+    authentication::check_role(headers)?;
+    // On a task of its own, so that a caller that hangs up does not cut short what follows the commit.
+    let executed = tokio::spawn(async move { execute(&state, command).await }).await;
+    let result = executed.map_err(|panic| {
+        tracing::error!(request_id, error = %panic, "an API command broke off; its transaction was rolled back");
+        ApiError::unexpected(request_id)
+    })?;
+    result.map_err(|error| {
+        ApiError::from_catalogue(&error).unwrap_or_else(|| {
+            tracing::error!(request_id, %error, "an API command failed; nothing of it was kept");
+            ApiError::unexpected(request_id)
+        })
+    })
+}
+
+async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value, triggers::Error> {
+    let catalogue = &state.catalogue;
+    let success = json!({ "message": "success" });
+    match command {
+        Command::Create { definition, replace } => {
+            catalogue.create(*definition, replace).await?;
+            Ok(success)
+        }
+        Command::Delete { name, source } => {
+            catalogue.check_source(&source)?;
+            catalogue.delete(&name).await?;
+            Ok(success)
+        }
+        Command::Invoke { name, source, payload } => {
+            catalogue.check_source(&source)?;
+            let event_id = catalogue.invoke(&name, &payload).await?;
+            Ok(json!({ "event_id": event_id }))
+        }
+        Command::Redeliver { event_id, source } => {
+            catalogue.check_source(&source)?;
+            catalogue.redeliver(&event_id).await?;
+            Ok(success)
+        }
+    }
+}
+
+/// The caller's own id, if it can be echoed and logged; else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_LIMIT) {
+        Some(id) => id.to_owned(),
+        None => Uuid::new_v4().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

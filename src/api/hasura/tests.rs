@@ -1,0 +1,462 @@
+//! Every decoding row of reference/hasura.md 1.3 and 1.9, on both endpoints, and the order of checks. No database: what
+//! needs one is in tests/api.rs.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower_service::Service;
+
+use super::super::{ApiState, Readiness, router};
+use super::*;
+use crate::model::{Columns, Definition, HeaderValue as ConfiguredValue, TableName, Webhook};
+use crate::triggers::{Catalogue, ReplicaIdentityPolicy, SourceInfo};
+
+const WRAPPER: &str = "Error when parsing command create_event_trigger.\nSee our documentation at \
+     https://hasura.io/docs/latest/graphql/core/api-reference/metadata-api/index.html#metadata-apis.\nInternal error message: ";
+
+/// A valid `create_event_trigger`, with some keys set to other values; `null` is as good as absent.
+fn args(changes: Value) -> Value {
+    let mut args = json!({ "name": "t", "table": "users", "webhook": "http://a", "insert": { "columns": "*" } });
+    for (key, value) in changes.as_object().expect("changes") {
+        args[key] = value.clone();
+    }
+    args
+}
+
+fn decode(body: &Value, endpoint: Endpoint) -> Result<Command, (String, String, String)> {
+    request::decode(body.to_string().as_bytes(), endpoint).map_err(|error| fields(&error))
+}
+
+/// Code, path and text.
+fn fields(error: &ApiError) -> (String, String, String) {
+    let (code, path) = error.code_and_path();
+    (code.to_owned(), path.to_owned(), error.text().to_owned())
+}
+
+fn create(args: Value) -> (Definition, bool) {
+    let body = json!({ "type": "create_event_trigger", "args": args });
+    match decode(&body, Endpoint::Query) {
+        Ok(Command::Create { definition, replace }) => (*definition, replace),
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+#[test]
+fn seed_003_example_decodes() {
+    let (definition, replace) = create(json!({
+        "name": "sample_trigger",
+        "table": { "name": "users", "schema": "public" },
+        "webhook": "https://httpbin.org/post",
+        "insert": { "columns": "*", "payload": ["username"] },
+        "update": { "columns": ["username", "real_name"], "payload": "*" },
+        "delete": { "columns": "*" },
+        "headers": [
+            { "name": "X-Hasura-From-Val", "value": "myvalue" },
+            { "name": "X-Hasura-From-Env", "value_from_env": "EVENT_WEBHOOK_HEADER" }
+        ],
+        "replace": false
+    }));
+    assert!(!replace);
+    assert_eq!(definition.table, TableName::new("public", "users"));
+    assert_eq!(definition.webhook, Webhook::Url("https://httpbin.org/post".into()));
+    let insert = definition.operations.insert.expect("insert");
+    assert_eq!((insert.columns, insert.payload), (Columns::All, Columns::Only(vec!["username".into()])));
+    let update = definition.operations.update.expect("update");
+    assert_eq!(update.columns, Columns::Only(vec!["username".into(), "real_name".into()]));
+    assert_eq!(definition.operations.delete.expect("delete").payload, Columns::All);
+    assert_eq!(definition.headers[1].value, ConfiguredValue::FromEnv("EVENT_WEBHOOK_HEADER".into()));
+    assert_eq!(
+        (definition.retry_conf.num_retries, definition.retry_conf.interval_sec, definition.retry_conf.timeout_sec),
+        (0, 10, 60)
+    );
+    assert_eq!((definition.source.as_str(), definition.enable_manual), ("default", false));
+}
+
+#[test]
+fn other_forms_decode() {
+    let (definition, replace) =
+        create(args(json!({ "replace": true, "retry_conf": { "interval_sec": 3 }, "insert": null,
+        "enable_manual": true, "webhook": null, "webhook_from_env": "HOOK", "source": "default",
+        "cleanup_config": { "paused": true }, "unheard_of": [] })));
+    assert!(replace && definition.enable_manual);
+    assert_eq!(definition.webhook, Webhook::FromEnv("HOOK".into()));
+    assert_eq!((definition.retry_conf.num_retries, definition.retry_conf.interval_sec), (0, 3));
+    assert_eq!(create(args(json!({ "table": { "name": "b" } }))).0.table, TableName::new("public", "b"));
+    assert_eq!(create(args(json!({ "name": "t".repeat(42) }))).0.name.len(), 42);
+    for version in [json!(1), json!(2), json!(null)] {
+        for name in ["delete_event_trigger", "pg_delete_event_trigger"] {
+            let body = json!({ "type": name, "version": version, "args": { "name": "t", "source": "other" } });
+            for endpoint in [Endpoint::Query, Endpoint::Metadata] {
+                assert!(matches!(decode(&body, endpoint), Ok(Command::Delete { source, .. }) if source == "other"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_payload_is_kept_as_written() {
+    let payload = |body: &str| match request::decode(body.as_bytes(), Endpoint::Metadata) {
+        Ok(Command::Invoke { payload, .. }) => payload.get().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let frame =
+        |payload: &str| format!(r#"{{"type":"pg_invoke_event_trigger","args":{{"name":"t","payload":{payload}}}}}"#);
+    for text in ["null", r#"{"b": 1, "a": 12345678901234567890.12345678901234567890}"#, "\"\\u0000\"", "[]"] {
+        assert_eq!(payload(&frame(text)), text);
+    }
+    assert_eq!(payload(&frame(r#"1,"payload":2"#)), "2");
+}
+
+/// Changes of valid arguments, and the path and text of the error they must give.
+fn argument_errors() -> Vec<(Value, &'static str, String)> {
+    let reserved = |prefix: &str, place: &str, name: &str| {
+        format!("env variables starting with \"{prefix}\" are not allowed in {place}: {name}")
+    };
+    let name_rule = "only alphanumeric and underscore and hyphens allowed for name";
+    let cases = [
+        (json!({ "name": 1 }), "$.name", "parsing Text failed, expected String, but encountered Number"),
+        (json!({ "name": "" }), "$.name", "empty string not allowed"),
+        (json!({ "name": "1a" }), "$", name_rule),
+        (json!({ "name": "a.b" }), "$", name_rule),
+        (json!({ "name": "_a" }), "$", name_rule),
+        (json!({ "name": "ä" }), "$", name_rule),
+        (json!({ "name": "a\n" }), "$", name_rule),
+        (json!({ "name": "x".repeat(43) }), "$", "event trigger name can be at most 42 characters"),
+        (json!({ "table": 1 }), "$.table", "expecting a string/object for QualifiedObject"),
+        (json!({ "table": {} }), "$.table", "key \"name\" not found"),
+        (
+            json!({ "table": { "name": null } }),
+            "$.table.name",
+            "parsing Text failed, expected String, but encountered Null",
+        ),
+        (json!({ "source": [] }), "$.source", "parsing Text failed, expected String, but encountered Array"),
+        (
+            json!({ "insert": null }),
+            "$",
+            "atleast one amongst insert/update/delete/enable_manual spec must be provided",
+        ),
+        (
+            json!({ "insert": "*" }),
+            "$.insert",
+            "parsing SubscribeOpSpec failed, expected Object, but encountered String",
+        ),
+        (json!({ "insert": {} }), "$.insert", "key \"columns\" not found"),
+        (json!({ "insert": { "columns": "all" } }), "$.insert.columns", "only * or [] allowed"),
+        (json!({ "insert": { "columns": 1 } }), "$.insert.columns", "unexpected columns"),
+        (json!({ "insert": { "columns": null } }), "$.insert.columns", "unexpected columns"),
+        (
+            json!({ "insert": { "columns": ["a", 1] } }),
+            "$.insert.columns[1]",
+            "parsing Text failed, expected String, but encountered Number",
+        ),
+        (json!({ "update": { "columns": [] } }), "$", "found empty column specification"),
+        (json!({ "delete": { "columns": "*", "payload": [] } }), "$", "found empty payload specification"),
+        (
+            json!({ "enable_manual": "yes" }),
+            "$.enable_manual",
+            "parsing Bool failed, expected Boolean, but encountered String",
+        ),
+        (json!({ "replace": 1 }), "$.replace", "parsing Bool failed, expected Boolean, but encountered Number"),
+        (
+            json!({ "retry_conf": [] }),
+            "$.retry_conf",
+            "parsing RetryConf failed, expected Object, but encountered Array",
+        ),
+        (
+            json!({ "retry_conf": { "num_retries": "4" } }),
+            "$.retry_conf.num_retries",
+            "parsing Int failed, expected Number, but encountered String",
+        ),
+        (
+            json!({ "retry_conf": { "num_retries": -1 } }),
+            "$.retry_conf.num_retries",
+            "parsing Int failed, value is negative, floating or will cause overflow: -1",
+        ),
+        (
+            json!({ "retry_conf": { "timeout_sec": 1.5 } }),
+            "$.retry_conf.timeout_sec",
+            "parsing Int failed, value is negative, floating or will cause overflow: 1.5",
+        ),
+        (json!({ "webhook": null }), "$", "must provide webhook or webhook_from_env"),
+        (json!({ "webhook_from_env": "X" }), "$", "only one of webhook or webhook_from_env should be given"),
+        (json!({ "webhook": 1 }), "$.webhook", "parsing Text failed, expected String, but encountered Number"),
+        (
+            json!({ "webhook": "{{X" }),
+            "$.webhook",
+            "Parsing URL template failed: {{ is not followed by }}; write {{NAME}}",
+        ),
+        (json!({ "headers": {} }), "$.headers", "parsing [] failed, expected Array, but encountered Object"),
+        (json!({ "headers": ["X"] }), "$.headers[0]", "expecting object for headers"),
+        (json!({ "headers": [{ "value": "v" }] }), "$.headers[0]", "key \"name\" not found"),
+        (json!({ "headers": [{ "name": "X" }] }), "$.headers[0]", "expecting value or value_from_env keys"),
+        (
+            json!({ "headers": [{ "name": "X", "value": "v", "value_from_env": "V" }] }),
+            "$.headers[0]",
+            "expecting only one of value or value_from_env keys",
+        ),
+    ];
+    let mut cases: Vec<_> = cases.into_iter().map(|(changes, path, text)| (changes, path, text.to_owned())).collect();
+    for (name, prefix) in [("HASURA_GRAPHQL_X", "HASURA_GRAPHQL_"), ("WALHOOK_X", "WALHOOK_")] {
+        let header = json!({ "headers": [{ "name": "X", "value_from_env": name }] });
+        cases.push((header, "$.headers[0]", reserved(prefix, "value_from_env", name)));
+        let whole = json!({ "webhook": null, "webhook_from_env": name });
+        cases.push((whole, "$.webhook_from_env", reserved(prefix, "webhook_from_env", name)));
+        let part = json!({ "webhook": format!("http://a/{{{{{name}}}}}") });
+        cases.push((part, "$.webhook", reserved(prefix, "templates", name)));
+    }
+    cases
+}
+
+#[test]
+fn wrong_arguments_are_reported_as_hasura_does() {
+    for (changes, path, text) in argument_errors() {
+        let args = args(changes.clone());
+        let metadata_path = path.replacen('$', "$.args", 1);
+        for (kind, endpoint, path, text) in [
+            ("create_event_trigger", Endpoint::Query, path, text.clone()),
+            ("pg_create_event_trigger", Endpoint::Query, path, text.clone()),
+            ("create_event_trigger", Endpoint::Metadata, metadata_path.as_str(), text.clone()),
+            ("pg_create_event_trigger", Endpoint::Metadata, metadata_path.as_str(), format!("{WRAPPER}{text}")),
+        ] {
+            let error = decode(&json!({ "type": kind, "args": args }), endpoint).expect_err(&changes.to_string());
+            assert_eq!(error, ("parse-failed".into(), path.into(), text), "{kind} {endpoint:?} {changes}");
+        }
+    }
+}
+
+#[test]
+fn the_first_failing_check_is_reported() {
+    // Each of these wrong values hides all that follow.
+    let wrong = [
+        ("name", json!(1), "$.name"),
+        ("table", json!(1), "$.table"),
+        ("insert", json!(1), "$.insert"),
+        ("retry_conf", json!(1), "$.retry_conf"),
+        ("webhook", json!(1), "$.webhook"),
+        ("headers", json!(1), "$.headers"),
+        ("replace", json!(1), "$.replace"),
+    ];
+    for first in 0..wrong.len() {
+        let mut args = args(json!({ "name": "bad name", "update": { "columns": [] } }));
+        for (key, value, _) in &wrong[first..] {
+            args[*key] = value.clone();
+        }
+        let body = json!({ "type": "create_event_trigger", "args": args });
+        assert_eq!(decode(&body, Endpoint::Query).expect_err("wrong").1, wrong[first].2, "{body}");
+    }
+    let texts = |args: Value| {
+        decode(&json!({ "type": "create_event_trigger", "args": args }), Endpoint::Query).expect_err("wrong").2
+    };
+    let mut all = json!({ "name": format!("a b{}", "x".repeat(50)), "table": "t" });
+    assert!(texts(all.clone()).starts_with("only alphanumeric"));
+    all["name"] = json!("x".repeat(50));
+    assert!(texts(all.clone()).starts_with("event trigger name"));
+    all["name"] = json!("x");
+    assert!(texts(all.clone()).starts_with("atleast one"));
+    all["update"] = json!({ "columns": [], "payload": [] });
+    assert!(texts(all.clone()).starts_with("must provide webhook"));
+    all["webhook"] = json!("http://a");
+    assert!(texts(all.clone()).starts_with("found empty column"));
+}
+
+#[test]
+fn missing_arguments_and_wrong_frames() {
+    let object = |found: &str| format!("parsing Object failed, expected Object, but encountered {found}");
+    let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
+         \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\"], but found tag \"random\"";
+    let cases: Vec<(Value, Endpoint, &str, String)> = vec![
+        (json!("text"), Endpoint::Query, "$", object("String")),
+        (json!([]), Endpoint::Query, "$", object("Array")),
+        (
+            json!(1),
+            Endpoint::Metadata,
+            "$",
+            "parsing RQLMetadata failed, expected Object, but encountered Number".into(),
+        ),
+        (json!({}), Endpoint::Query, "$", "key \"type\" not found".into()),
+        (
+            json!({ "type": 1 }),
+            Endpoint::Query,
+            "$.type",
+            "parsing Text failed, expected String, but encountered Number".into(),
+        ),
+        (json!({ "type": "redeliver_event" }), Endpoint::Metadata, "$", "key \"args\" not found".into()),
+        (json!({ "type": "random" }), Endpoint::Query, "$.type", expected_tag.into()),
+        (
+            json!({ "type": "foo_bar" }),
+            Endpoint::Metadata,
+            "$",
+            "unknown metadata command \"foo_bar\"; \"foo\" was not recognized as a valid backend name".into(),
+        ),
+        (
+            json!({ "type": "pg_bar" }),
+            Endpoint::Metadata,
+            "$",
+            "unknown metadata command \"bar\" for backend postgres".into(),
+        ),
+        (
+            json!({ "type": "mssql_bar" }),
+            Endpoint::Metadata,
+            "$",
+            "unknown metadata command \"bar\" for backend mssql".into(),
+        ),
+        (
+            json!({ "type": "redeliver_event", "version": 3 }),
+            Endpoint::Query,
+            "$.version",
+            "expected 1 or 2, encountered 3".into(),
+        ),
+        (
+            json!({ "type": "delete_event_trigger", "args": "text" }),
+            Endpoint::Query,
+            "$",
+            "parsing DeleteEventTriggerQuery failed, expected Object, but encountered String".into(),
+        ),
+        (json!({ "type": "delete_event_trigger", "args": {} }), Endpoint::Query, "$", "key \"name\" not found".into()),
+        (
+            json!({ "type": "invoke_event_trigger", "args": { "name": "t" } }),
+            Endpoint::Query,
+            "$",
+            "key \"payload\" not found".into(),
+        ),
+        (
+            json!({ "type": "redeliver_event", "args": {} }),
+            Endpoint::Metadata,
+            "$.args",
+            "key \"event_id\" not found".into(),
+        ),
+        (json!({ "type": "create_event_trigger", "args": {} }), Endpoint::Query, "$", "key \"name\" not found".into()),
+        (
+            json!({ "type": "create_event_trigger", "args": { "name": "t" } }),
+            Endpoint::Query,
+            "$",
+            "key \"table\" not found".into(),
+        ),
+        (
+            json!({ "type": "pg_create_event_trigger", "args": {} }),
+            Endpoint::Metadata,
+            "$.args",
+            format!("{WRAPPER}key \"name\" not found"),
+        ),
+    ];
+    for (body, endpoint, path, text) in cases {
+        let error = decode(&body, endpoint).expect_err(&body.to_string());
+        assert_eq!(error, ("parse-failed".into(), path.into(), text), "{body}");
+    }
+    for body in [&b"{"[..], b"", b"\xff", b"{\"a\": 1,}", "[".repeat(10_000).as_bytes()] {
+        let error = request::decode(body, Endpoint::Query).map_err(|error| fields(&error)).expect_err("no JSON");
+        assert_eq!((error.0.as_str(), error.1.as_str()), ("invalid-json", "$"));
+    }
+}
+
+#[test]
+fn transforms_are_refused_rather_than_ignored() {
+    let body = json!({ "type": "create_event_trigger", "args": args(json!({ "request_transform": {} })) });
+    let error = decode(&body, Endpoint::Query).expect_err("unsupported");
+    assert_eq!((error.0.as_str(), error.1.as_str()), ("not-supported", "$"));
+}
+
+/// A server whose database is not there: nothing listens on port 1.
+fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
+    let settings: crate::postgres::Settings = "postgres://nobody@127.0.0.1:1/none".parse().expect("settings");
+    let pool = crate::postgres::pool(&settings, "test", 1);
+    let source = SourceInfo { id: 1, name: "default".into(), publication: "p".into() };
+    let catalogue = Catalogue::new(pool, source, ReplicaIdentityPolicy::Full, None);
+    let (sender, readiness) = watch::channel(Readiness::default());
+    (ApiState::new(catalogue, secret.map(Into::into), readiness), sender)
+}
+
+async fn call(
+    state: &ApiState,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (StatusCode, HeaderMap, String) {
+    let mut request = axum::http::Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from(body.to_owned())).expect("request");
+    let response = router(state.clone()).call(request).await.expect("infallible");
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.expect("body");
+    (parts.status, parts.headers, String::from_utf8(body.to_vec()).expect("UTF-8"))
+}
+
+#[tokio::test]
+async fn checks_come_in_hasuras_order() {
+    let (state, _sender) = state(Some("s3cret"));
+    let secret = ("x-hasura-admin-secret", "s3cret");
+    let user = ("x-hasura-role", "user");
+    let valid = json!({ "type": "delete_event_trigger", "args": { "name": "t", "source": "x" } }).to_string();
+    for path in ["/v1/query", "/v1/metadata"] {
+        let cases: [(&[(&str, &str)], &str, u16, &str, &str); 6] = [
+            (&[], "{", 401, "access-denied", "$"),
+            (&[("x-hasura-admin-secret", "x")], "{", 401, "access-denied", "$"),
+            (&[secret, user], "{", 400, "invalid-json", "$"),
+            (&[secret, user], "{}", 400, "parse-failed", "$"),
+            (&[secret, user], &valid, 400, "access-denied", "$.args"),
+            (&[secret], &valid, 400, "not-exists", "$.args"),
+        ];
+        for (headers, body, status, code, error_path) in cases {
+            let (found, headers, answer) = call(&state, "POST", path, headers, body).await;
+            let answer: Value = serde_json::from_str(&answer).expect("JSON");
+            assert_eq!(
+                (found.as_u16(), &answer["code"], &answer["path"]),
+                (status, &json!(code), &json!(error_path)),
+                "{answer}"
+            );
+            assert_eq!(headers[header::CONTENT_TYPE], "application/json; charset=utf-8");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_route_is_hasuras_404() {
+    let (state, _sender) = state(Some("s3cret"));
+    for (method, path) in
+        [("GET", "/v1/query"), ("PUT", "/v1/metadata"), ("GET", "/"), ("POST", "/v2/query"), ("POST", "/healthz")]
+    {
+        let (status, headers, body) = call(&state, method, path, &[], "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
+        assert_eq!(body, r#"{"error":"resource does not exist","path":"$","code":"not-found"}"#);
+        assert_eq!(headers[header::CONTENT_TYPE], "application/json; charset=utf-8");
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_and_lost_databases_have_hasuras_shape() {
+    let (state, _sender) = state(None);
+    let (status, _, body) = call(&state, "POST", "/v1/query", &[], &" ".repeat(BODY_LIMIT + 1)).await;
+    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (status, &answer["path"], &answer["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("$"), &json!("bad-request"))
+    );
+
+    let body = json!({ "type": "delete_event_trigger", "args": { "name": "t" } }).to_string();
+    let (status, headers, body) = call(&state, "POST", "/v1/query", &[("x-request-id", "abc")], &body).await;
+    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let internal = json!({ "request_id": "abc" });
+    assert_eq!(
+        answer,
+        json!({ "error": "database query error", "path": "$", "code": "unexpected", "internal": internal })
+    );
+    assert!(!headers.contains_key(REQUEST_ID));
+}
+
+#[tokio::test]
+async fn health_needs_no_secret() {
+    let (state, sender) = state(Some("s3cret"));
+    assert_eq!(call(&state, "GET", "/healthz", &[], "").await.2, "ok");
+    sender.send_replace(Readiness { migrated: true, ..Readiness::default() });
+    let (status, _, body) = call(&state, "GET", "/readyz", &[], "").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, r#"{"not_ready":["streaming","serving"],"ready":false}"#)
+    );
+    sender.send_replace(Readiness { migrated: true, streaming: true, serving: true });
+    assert_eq!(call(&state, "GET", "/readyz", &[], "").await.0, StatusCode::OK);
+}

@@ -1,0 +1,197 @@
+//! Creating and replacing triggers.
+
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Transaction;
+use uuid::Uuid;
+
+use super::publication::{self, Plan, set_lock_wait};
+use super::stored::{self, Stored};
+use super::table::{self, Table};
+use super::{Catalogue, Error, Inconsistency, resolvable};
+use crate::matching::Watch;
+use crate::model::{Definition, Trigger};
+
+/// How long locks are tried for in all.
+const TRY_FOR: Duration = Duration::from_secs(30);
+/// The first pause between two tries; each next one is twice as long, up to [`LONGEST_PAUSE`]. The application's
+/// writers, which queue behind a waiting lock, get through meanwhile.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// Other changes of the catalogue hold its lock while they wait for a table.
+const CATALOGUE_LOCK_WAIT: Duration = Duration::from_secs(5);
+
+impl Catalogue {
+    /// Makes a trigger, or with `replace` gives the trigger of this name another definition. Publication, replica
+    /// identity and catalogue change in one transaction. Once this returns, every later commit counts; a change
+    /// committed before does not. Safe to drop: then either all of it happened or nothing.
+    ///
+    /// # Errors
+    /// Everything in [`Error`] that concerns tables, names and definitions, in the order of reference/hasura.md 1.3;
+    /// [`Error::Locked`] after half a minute of waiting for the table.
+    pub async fn create(&self, definition: Definition, replace: bool) -> Result<Trigger, Error> {
+        self.check_source(&definition.source)?;
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let trigger = loop {
+            match self.try_create(&definition, replace).await {
+                // Lock not available, or chosen as the victim of a deadlock: nothing was done, the writers go first.
+                Err(error) if matches!(error.sqlstate(), Some("55P03" | "40P01")) => {
+                    if started.elapsed() + pause > TRY_FOR {
+                        let seconds = started.elapsed().as_secs();
+                        return Err(Error::Locked { table: definition.table, seconds });
+                    }
+                }
+                result => break result?,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        };
+        self.tell_delivery().await;
+        Ok(trigger)
+    }
+
+    async fn try_create(&self, definition: &Definition, replace: bool) -> Result<Trigger, Error> {
+        let mut client = self.pool.get().await?;
+        let transaction = client.transaction().await?;
+        set_lock_wait(&transaction, CATALOGUE_LOCK_WAIT).await?;
+        stored::lock_catalogue(&transaction).await?;
+
+        let table = self.find_table(&transaction, definition).await?;
+        let existing = self.check_name(&transaction, definition, replace, &table).await?;
+        let inconsistent = |reason| inconsistent(definition, reason);
+        resolvable::check(definition, &self.environment).map_err(inconsistent)?;
+        let table = self.publish(&transaction, definition, table).await?;
+        let trigger = self.store(&transaction, definition, existing, &table).await?;
+        transaction.commit().await?;
+        Ok(trigger)
+    }
+
+    /// The table, with everything about it checked that needs no look at other triggers.
+    async fn find_table(&self, transaction: &Transaction<'_>, definition: &Definition) -> Result<Table, Error> {
+        let found = table::find(transaction, &definition.table).await?;
+        let table = found
+            .ok_or_else(|| Error::UnknownTable { table: definition.table.clone(), origin: self.source.name.clone() })?;
+        table.check_watchable().map_err(|reason| inconsistent(definition, reason.into()))?;
+        Ok(table)
+    }
+
+    /// Hasura's order (1.3): a trigger to replace exists, on the same table; columns; the name is free; payload.
+    async fn check_name(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        replace: bool,
+        table: &Table,
+    ) -> Result<Option<Stored>, Error> {
+        let existing = stored::find(transaction, self.source.id, &definition.name).await?;
+        if replace {
+            let existing = existing.as_ref().ok_or_else(|| Error::UnknownTrigger(definition.name.clone()))?;
+            // A renamed table is still the same one; one that was dropped and made again is too.
+            let made_again = !existing.relation_exists && existing.definition.table == definition.table;
+            if existing.relation != table.relation && !made_again {
+                return Err(Error::OtherTable);
+            }
+        }
+        if let Some(column) = table.unknown_column(&definition.operations) {
+            return Err(Error::UnknownColumn(column.to_owned()));
+        }
+        if !replace && existing.is_some() {
+            return Err(Error::Duplicate(definition.name.clone()));
+        }
+        match table.unknown_payload_column(&definition.operations) {
+            Some(column) => Err(inconsistent(definition, Inconsistency::PayloadColumn(column.to_owned()))),
+            None => Ok(existing),
+        }
+    }
+
+    /// Brings the table into the publication, with the identity it needs. A trigger that is only invoked needs neither.
+    async fn publish(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        table: Table,
+    ) -> Result<Table, Error> {
+        let operations = &definition.operations;
+        if operations.insert.is_none() && operations.update.is_none() && operations.delete.is_none() {
+            return Ok(table);
+        }
+        let needed = self.plan(transaction, definition, &table).await?;
+        if needed.is_empty() {
+            return Ok(table);
+        }
+        let lacks_right = |error: Error| explain_rights(error, definition, &needed);
+        needed.take_lock(transaction).await.map_err(lacks_right)?;
+        // While we waited, the table may have been dropped, altered or published.
+        let table = self.find_table(transaction, definition).await?;
+        let needed = self.plan(transaction, definition, &table).await?;
+        let lacks_right = |error: Error| explain_rights(error, definition, &needed);
+        needed.apply(transaction, self.source.id, table.relation).await.map_err(lacks_right)?;
+        if table.is_partitioned() && table.key_columns.is_empty() {
+            tracing::warn!(
+                table = %definition.table,
+                "a partition that is added later to this table without a primary key has no replica identity, so UPDATE \
+                 and DELETE on it will fail; run ALTER TABLE ... REPLICA IDENTITY FULL on each new partition"
+            );
+        }
+        Ok(table)
+    }
+
+    async fn plan(&self, transaction: &Transaction<'_>, definition: &Definition, table: &Table) -> Result<Plan, Error> {
+        let publication = &self.source.publication;
+        let state = publication::read(transaction, &self.source, table.relation)
+            .await?
+            .ok_or_else(|| inconsistent(definition, Inconsistency::NoPublication(publication.clone())))?;
+        publication::plan(&state, table, &definition.operations, publication, self.replica_identity)
+            .map_err(|reason| inconsistent(definition, reason))
+    }
+
+    async fn store(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        existing: Option<Stored>,
+        table: &Table,
+    ) -> Result<Trigger, Error> {
+        let text = serde_json::to_string(definition)?;
+        let (id, version) = match existing {
+            Some(existing) => {
+                let version = existing.version + 1;
+                let sql = include_str!("../../sql/trigger_replace.sql");
+                transaction.execute(sql, &[&existing.id, &version, &table.relation, &text]).await?;
+                (existing.id, version)
+            }
+            None => {
+                let (id, version) = (Uuid::new_v4(), 1);
+                let sql = include_str!("../../sql/trigger_insert.sql");
+                let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                    &[&id, &self.source.id, &definition.name, &table.relation, &version, &text];
+                transaction.execute(sql, values).await?;
+                (id, version)
+            }
+        };
+        let watch = serde_json::to_string(&Watch {
+            relation: table.relation,
+            table: table.name.clone(),
+            operations: definition.operations.clone(),
+            key_columns: table.key_columns.clone(),
+        })?;
+        stored::insert_version(transaction, (id, version), self.source.id, Some(&watch)).await?;
+        Ok(Trigger { id, version, definition: definition.clone() })
+    }
+}
+
+fn inconsistent(definition: &Definition, reason: Inconsistency) -> Error {
+    Error::Inconsistent { table: definition.table.clone(), trigger: definition.name.clone(), reason: Box::new(reason) }
+}
+
+/// Insufficient privilege (42501) becomes the statements for somebody who has it. Once they ran, nothing is left to do
+/// here, so the same call needs no right.
+fn explain_rights(error: Error, definition: &Definition, needed: &Plan) -> Error {
+    match &error {
+        Error::Database(postgres) if error.sqlstate() == Some("42501") => inconsistent(
+            definition,
+            Inconsistency::MissingRights { message: postgres.to_string(), statements: needed.statements() },
+        ),
+        _ => error,
+    }
+}

@@ -1,0 +1,186 @@
+//! What can be wrong with a request to the catalogue. The messages are Hasura's own where it has one
+//! (reference/hasura.md, 1.9); the others name what to do.
+
+use crate::model::{TableName, TemplateError};
+use crate::postgres;
+
+/// Why the catalogue did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source is not the one that is configured.
+    #[error("source with name \"{0}\" does not exist")]
+    UnknownSource(String),
+    /// There is no such table.
+    #[error("table \"{table}\" does not exist in source: {origin}")]
+    UnknownTable {
+        /// The table that was asked for.
+        table: TableName,
+        /// The source's name.
+        origin: String,
+    },
+    /// A `columns` list names a column the table does not have.
+    #[error("column \"{0}\" does not exist")]
+    UnknownColumn(String),
+    /// There is no live trigger of this name.
+    #[error("event trigger \"{0}\" does not exist")]
+    UnknownTrigger(String),
+    /// A live trigger has this name, and `replace` was not asked for.
+    #[error("Event trigger with name \"{0}\" already exists")]
+    Duplicate(String),
+    /// A replacement may not move a trigger to another table.
+    #[error("cannot replace table or schema for trigger")]
+    OtherTable,
+    /// The trigger was made without `enable_manual`.
+    #[error("manual mode is not enabled for event trigger")]
+    ManualDisabled,
+    /// No event of this source has this id.
+    #[error("event not found")]
+    EventNotFound,
+    /// A request for the event is under way.
+    #[error("event is already being processed")]
+    EventBusy,
+    /// The definition is well formed but cannot work in this database or environment.
+    #[error("Inconsistent object: in table \"{table}\": in event trigger \"{trigger}\": {reason}")]
+    Inconsistent {
+        /// The table that was asked for.
+        table: TableName,
+        /// The trigger's name.
+        trigger: String,
+        /// What is wrong with it.
+        reason: Box<Inconsistency>,
+    },
+    /// Other sessions held a lock for as long as was waited. The message names the table, never the sessions' queries.
+    #[error(
+        "table \"{table}\" was in use by other sessions for {seconds} s; try again when no long transaction uses it \
+         (see pg_stat_activity)"
+    )]
+    Locked {
+        /// The table that was asked for.
+        table: TableName,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A stored definition cannot be read back.
+    #[error("a definition in walhook.trigger cannot be read; it was made by a newer walhook: start that release again")]
+    Definition(#[from] serde_json::Error),
+    /// What Postgres said.
+    #[error(transparent)]
+    Database(#[from] postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Error::Database(error.into())
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Error {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        Error::Database(error.into())
+    }
+}
+
+impl Error {
+    /// The SQLSTATE, when Postgres sent this error.
+    pub(super) fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Database(postgres::Error::Postgres(error)) => postgres::sqlstate(error).map(|state| state.code()),
+            _ => None,
+        }
+    }
+}
+
+/// Why a well-formed definition cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Inconsistency {
+    /// A variable is not set, or may not be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The URL, after its placeholders were resolved. It may hold secrets, so it is not printed.
+    #[error("the webhook is not a usable URL: {0}; give one like https://host:port/path")]
+    Webhook(&'static str),
+    /// A header's name cannot be sent.
+    #[error("header name {0:?} cannot be sent; use letters, digits and hyphens")]
+    HeaderName(String),
+    /// A header's value cannot be sent. It may be a secret, so it is not printed.
+    #[error("the value of header {0:?} cannot be sent: it holds control characters; remove them (a line end?)")]
+    HeaderValue(String),
+    /// A `payload` list names a column the table does not have.
+    #[error("column \"{0}\" of a payload list does not exist; name columns of the table, or \"*\"")]
+    PayloadColumn(String),
+    /// The WAL holds no row changes of such a table, or must not be watched.
+    #[error(transparent)]
+    Unwatchable(#[from] Unwatchable),
+    /// The publication cannot carry this trigger's changes.
+    #[error("publication \"{publication}\" {reason}; run: {statement}")]
+    Publication {
+        /// Its name.
+        publication: String,
+        /// What it lacks.
+        reason: String,
+        /// What mends it.
+        statement: String,
+    },
+    /// The publication is not there.
+    #[error("publication \"{0}\" does not exist; start `walhook serve`, which makes it")]
+    NoPublication(String),
+    /// Publishing the table would make the application's UPDATE and DELETE fail.
+    #[error(
+        "it has no usable replica identity, so publishing it would make every UPDATE and DELETE of the application \
+         fail, and walhook was told to keep identities; run: {}", .statements.join(" ")
+    )]
+    NoIdentity {
+        /// What mends it, complete statements.
+        statements: Vec<String>,
+    },
+    /// The role of walhook may not change the table or the publication.
+    #[error(
+        "the role of walhook may not do what is needed ({message}); let the owner of the table and of the publication \
+         run this, then try again: {}", .statements.join(" ")
+    )]
+    MissingRights {
+        /// Postgres' own words.
+        message: String,
+        /// What is needed, complete statements in order.
+        statements: Vec<String>,
+    },
+}
+
+impl Inconsistency {
+    /// The statements that mend it, where there are some.
+    pub fn statements(&self) -> Vec<String> {
+        match self {
+            Inconsistency::Publication { statement, .. } => vec![statement.clone()],
+            Inconsistency::NoIdentity { statements } | Inconsistency::MissingRights { statements, .. } => {
+                statements.clone()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Why a table cannot be watched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unwatchable {
+    /// A view or a materialized view.
+    #[error("it is a view, and views write no row changes to the WAL; watch the tables under it")]
+    View,
+    /// A foreign table, or a partition that is one.
+    #[error("{0} is a foreign table: its rows change in another database; watch it there")]
+    Foreign(String),
+    /// A temporary table.
+    #[error("it is a temporary table, which is not in the WAL; use a permanent one")]
+    Temporary,
+    /// An unlogged table, or a partition that is one.
+    #[error("{0} is unlogged, so it is not in the WAL; run: ALTER TABLE {0} SET LOGGED;")]
+    Unlogged(String),
+    /// A table of Postgres itself.
+    #[error("it is a table of Postgres itself, which logical replication leaves out; watch a table of your own")]
+    System,
+    /// A table of walhook.
+    #[error("it belongs to walhook, whose own tables never make events; watch a table of your own")]
+    Own,
+    /// A partition; its changes are published under the root's name.
+    #[error("it is a partition, and its changes appear as those of {0}; make the trigger on that table")]
+    Partition(String),
+}

@@ -1,0 +1,318 @@
+//! What must change on publication and tables before a trigger can work, and changing it.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use postgres_protocol::escape::escape_identifier;
+
+use super::error::{Error, Inconsistency, Unwatchable};
+use super::table::{Table, quote};
+use super::{ReplicaIdentityPolicy, SourceInfo};
+use crate::model::{Operations, TableName};
+
+/// How long a lock on a plain table is waited for: so long the application's own writers queue behind us.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Locking a partitioned table takes many locks, so it can meet a writer crosswise. We must give up before the writer's
+/// `deadlock_timeout` (1 s) would end the writer.
+pub(super) const LOCK_WAIT_SHORT: Duration = Duration::from_millis(800);
+
+/// What the publication publishes, and the tables in question.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    publishes: [(&'static str, bool); 3],
+    via_root: bool,
+    contains: bool,
+    /// The table itself, then its partitions.
+    members: Vec<Member>,
+}
+
+/// The table or one of its partitions.
+#[derive(Clone, Debug)]
+struct Member {
+    relation: u32,
+    name: TableName,
+    kind: String,
+    persistence: String,
+    /// `pg_class.relreplident`.
+    identity: String,
+    /// The index, where the identity is one.
+    identity_index: Option<String>,
+    /// Whether UPDATE and DELETE still work once the table is published.
+    usable: bool,
+}
+
+/// What is to be changed. Empty when the trigger can work as things are.
+#[derive(Debug)]
+pub(super) struct Plan {
+    table: TableName,
+    partitioned: bool,
+    publication: String,
+    add: bool,
+    to_full: Vec<Member>,
+}
+
+/// Reads what [`plan`] decides on. `None` when there is no such publication.
+pub(super) async fn read(
+    transaction: &Transaction<'_>,
+    source: &SourceInfo,
+    relation: u32,
+) -> Result<Option<State>, Error> {
+    let sql = include_str!("../../sql/catalogue_publication.sql");
+    let Some(row) = transaction.query_opt(sql, &[&source.publication, &relation]).await? else { return Ok(None) };
+    let members = transaction.query(include_str!("../../sql/catalogue_identity.sql"), &[&relation]).await?;
+    Ok(Some(State {
+        publishes: [
+            ("insert", row.get("pubinsert")),
+            ("update", row.get("pubupdate")),
+            ("delete", row.get("pubdelete")),
+        ],
+        via_root: row.get("pubviaroot"),
+        contains: row.get("contains"),
+        members: members
+            .iter()
+            .map(|row| Member {
+                relation: row.get("oid"),
+                name: TableName::new(row.get::<_, String>("nspname"), row.get::<_, String>("relname")),
+                kind: row.get("relkind"),
+                persistence: row.get("relpersistence"),
+                identity: row.get("relreplident"),
+                identity_index: row.get("identity_index"),
+                usable: row.get("usable"),
+            })
+            .collect(),
+    }))
+}
+
+/// Decides what must change so that this table's operations reach the WAL reader whole.
+pub(super) fn plan(
+    state: &State,
+    table: &Table,
+    operations: &Operations,
+    publication: &str,
+    policy: ReplicaIdentityPolicy,
+) -> Result<Plan, Inconsistency> {
+    check_publication(state, table, operations, publication)?;
+    for member in &state.members {
+        match (member.kind.as_str(), member.persistence.as_str()) {
+            ("f", _) => return Err(Unwatchable::Foreign(quote(&member.name)).into()),
+            (_, "u") => return Err(Unwatchable::Unlogged(quote(&member.name)).into()),
+            _ => {}
+        }
+    }
+    // The identity of the leaf is what counts; the root's own is kept alike, because it is what the stream describes.
+    let mut to_full = Vec::new();
+    match policy {
+        ReplicaIdentityPolicy::Full => {
+            to_full.extend(state.members.iter().filter(|member| member.identity != "f").cloned());
+        }
+        ReplicaIdentityPolicy::Keep => check_identities(state)?,
+    }
+    Ok(Plan {
+        table: table.name.clone(),
+        partitioned: table.is_partitioned(),
+        publication: publication.to_owned(),
+        add: !state.contains,
+        to_full,
+    })
+}
+
+fn check_publication(
+    state: &State,
+    table: &Table,
+    operations: &Operations,
+    publication: &str,
+) -> Result<(), Inconsistency> {
+    let alter = |what: &str| format!("ALTER PUBLICATION {} SET ({what});", escape_identifier(publication));
+    let wanted = [operations.insert.is_some(), operations.update.is_some(), operations.delete.is_some()];
+    for ((operation, published), wanted) in state.publishes.into_iter().zip(wanted) {
+        if wanted && !published {
+            return Err(Inconsistency::Publication {
+                publication: publication.to_owned(),
+                reason: format!("does not publish {operation}"),
+                statement: alter("publish = 'insert, update, delete, truncate'"),
+            });
+        }
+    }
+    if table.is_partitioned() && !state.via_root {
+        return Err(Inconsistency::Publication {
+            publication: publication.to_owned(),
+            reason: "publishes partitions under their own names".to_owned(),
+            statement: alter("publish_via_partition_root = true"),
+        });
+    }
+    Ok(())
+}
+
+/// Postgres refuses UPDATE and DELETE on a published table without identity, so such a table is not published.
+fn check_identities(state: &State) -> Result<(), Inconsistency> {
+    let [_, (_, updates), (_, deletes)] = state.publishes;
+    if !updates && !deletes {
+        return Ok(());
+    }
+    // A root holds no rows; it stands for the partitions it will get.
+    let statements: Vec<String> = state.members.iter().filter(|member| !member.usable).map(Member::set_full).collect();
+    if statements.is_empty() { Ok(()) } else { Err(Inconsistency::NoIdentity { statements }) }
+}
+
+impl Member {
+    fn set_full(&self) -> String {
+        format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote(&self.name))
+    }
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        !self.add && self.to_full.is_empty()
+    }
+
+    /// The lock that keeps writers out. Without it a transaction that wrote before ALTER PUBLICATION and commits after
+    /// it would be decoded without the table, though it commits after our answer; so we wait until no such transaction
+    /// is left. A change of identity takes ACCESS EXCLUSIVE anyway, and asking for it at once avoids the upgrade, which
+    /// can deadlock. Partitions are locked too, as they can be written directly; other children are not published.
+    fn lock(&self) -> String {
+        let only = if self.partitioned { "" } else { "ONLY " };
+        let mode = if self.to_full.is_empty() { "SHARE ROW EXCLUSIVE" } else { "ACCESS EXCLUSIVE" };
+        format!("LOCK TABLE {only}{} IN {mode} MODE;", quote(&self.table))
+    }
+
+    /// The changes, in order. ONLY, because children by inheritance would be added as well.
+    fn changes(&self) -> Vec<String> {
+        let add = self.add.then(|| {
+            let publication = escape_identifier(&self.publication);
+            format!("ALTER PUBLICATION {publication} ADD TABLE ONLY {};", quote(&self.table))
+        });
+        add.into_iter().chain(self.to_full.iter().map(Member::set_full)).collect()
+    }
+
+    /// What an operator runs in our place.
+    pub fn statements(&self) -> Vec<String> {
+        let mut statements = vec!["BEGIN;".to_owned(), self.lock()];
+        statements.extend(self.changes());
+        statements.push("COMMIT;".to_owned());
+        statements
+    }
+
+    /// Takes the lock. The caller reads the state again afterwards: it may have changed while we waited.
+    pub async fn take_lock(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        let wait = if self.partitioned { LOCK_WAIT_SHORT } else { LOCK_WAIT };
+        set_lock_wait(transaction, wait).await?;
+        Ok(transaction.batch_execute(&self.lock()).await?)
+    }
+
+    /// Makes the changes and notes them in `walhook.watched_table`, to be undone when the last trigger goes.
+    pub async fn apply(&self, transaction: &Transaction<'_>, source_id: i16, relation: u32) -> Result<(), Error> {
+        for statement in self.changes() {
+            transaction.batch_execute(&statement).await?;
+        }
+        let record = include_str!("../../sql/watched_table_record.sql");
+        if self.add {
+            let nothing: Option<&str> = None;
+            transaction.execute(record, &[&source_id, &relation, &nothing, &nothing, &true]).await?;
+        }
+        for member in &self.to_full {
+            let index = member.identity_index.as_ref().filter(|_| member.identity == "i");
+            let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                &[&source_id, &member.relation, &member.identity, &index, &false];
+            transaction.execute(record, values).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Bounds every wait for a lock in the rest of this transaction.
+pub(super) async fn set_lock_wait(transaction: &Transaction<'_>, wait: Duration) -> Result<(), Error> {
+    Ok(transaction.batch_execute(&format!("set local lock_timeout = {}", wait.as_millis())).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::OperationSpec;
+
+    fn member(name: &str, kind: &str, identity: &str, usable: bool) -> Member {
+        Member {
+            relation: 1,
+            name: TableName::new("public", name),
+            kind: kind.into(),
+            persistence: "p".into(),
+            identity: identity.into(),
+            identity_index: None,
+            usable,
+        }
+    }
+
+    fn state(contains: bool, members: Vec<Member>) -> State {
+        State { publishes: [("insert", true), ("update", true), ("delete", true)], via_root: true, contains, members }
+    }
+
+    fn decide(state: &State, policy: ReplicaIdentityPolicy) -> Result<Plan, Inconsistency> {
+        let table = Table {
+            relation: 1,
+            name: TableName::new("public", "T"),
+            kind: state.members[0].kind.clone(),
+            persistence: "p".into(),
+            system: false,
+            parent: None,
+            columns: Vec::new(),
+            key_columns: Vec::new(),
+        };
+        let spec = OperationSpec { columns: crate::model::Columns::All, payload: crate::model::Columns::All };
+        let operations = Operations { update: Some(spec), ..Operations::default() };
+        plan(state, &table, &operations, "walhook_default", policy)
+    }
+
+    #[test]
+    fn a_new_table_is_locked_added_and_made_full() {
+        let plan = decide(&state(false, vec![member("T", "r", "d", true)]), ReplicaIdentityPolicy::Full).expect("plan");
+        assert_eq!(
+            plan.statements(),
+            [
+                "BEGIN;",
+                "LOCK TABLE ONLY \"public\".\"T\" IN ACCESS EXCLUSIVE MODE;",
+                "ALTER PUBLICATION \"walhook_default\" ADD TABLE ONLY \"public\".\"T\";",
+                "ALTER TABLE \"public\".\"T\" REPLICA IDENTITY FULL;",
+                "COMMIT;"
+            ]
+        );
+        let kept = decide(&state(false, vec![member("T", "r", "d", true)]), ReplicaIdentityPolicy::Keep).expect("plan");
+        assert!(kept.lock().contains("IN SHARE ROW EXCLUSIVE MODE"), "{}", kept.lock());
+    }
+
+    #[test]
+    fn what_is_right_already_is_left_alone() {
+        let full = state(true, vec![member("T", "r", "f", true)]);
+        assert!(decide(&full, ReplicaIdentityPolicy::Full).expect("plan").is_empty());
+        let keyed = state(true, vec![member("T", "r", "d", true)]);
+        assert!(decide(&keyed, ReplicaIdentityPolicy::Keep).expect("plan").is_empty());
+    }
+
+    #[test]
+    fn partitions_are_made_full_with_their_root() {
+        let members = vec![member("T", "p", "d", true), member("T_1", "r", "d", true), member("T_2", "r", "f", true)];
+        let plan = decide(&state(true, members), ReplicaIdentityPolicy::Full).expect("plan");
+        assert_eq!(plan.lock(), "LOCK TABLE \"public\".\"T\" IN ACCESS EXCLUSIVE MODE;");
+        assert_eq!(plan.changes().len(), 2);
+    }
+
+    #[test]
+    fn what_would_break_or_lose_is_refused_with_the_cure() {
+        let bare = state(false, vec![member("T", "r", "d", false)]);
+        let error = decide(&bare, ReplicaIdentityPolicy::Keep).expect_err("no identity");
+        assert_eq!(error.statements(), ["ALTER TABLE \"public\".\"T\" REPLICA IDENTITY FULL;"]);
+        assert!(decide(&bare, ReplicaIdentityPolicy::Full).is_ok());
+
+        let mut inserts_only = bare.clone();
+        inserts_only.publishes = [("insert", true), ("update", false), ("delete", false)];
+        let error = decide(&inserts_only, ReplicaIdentityPolicy::Keep).expect_err("update is not published");
+        assert!(error.to_string().contains("does not publish update; run: ALTER PUBLICATION"), "{error}");
+
+        let mut by_leaf = state(false, vec![member("T", "p", "f", true)]);
+        by_leaf.via_root = false;
+        let error = decide(&by_leaf, ReplicaIdentityPolicy::Full).expect_err("not via root");
+        assert!(error.to_string().contains("publish_via_partition_root = true"), "{error}");
+
+        let foreign = state(false, vec![member("T", "p", "f", true), member("T_f", "f", "d", true)]);
+        let error = decide(&foreign, ReplicaIdentityPolicy::Full).expect_err("foreign partition");
+        assert!(error.to_string().contains("\"T_f\" is a foreign table"), "{error}");
+    }
+}

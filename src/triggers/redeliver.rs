@@ -1,0 +1,68 @@
+//! Starting an event's attempts anew.
+
+use std::time::SystemTime;
+
+use super::invoke::to_system_time;
+use super::{Catalogue, Error};
+use crate::model::{EventId, Timestamp};
+
+impl Catalogue {
+    /// Has an event delivered again, with its count of retries at 0. One that waits for a retry keeps waiting for its
+    /// time, one that was never attempted is delivered in its turn, and one of a deleted trigger stays as it is; all of
+    /// them are successes, as in Hasura (reference/hasura.md, 1.5).
+    ///
+    /// # Errors
+    /// [`Error::EventNotFound`], [`Error::EventBusy`] and [`Error::Database`].
+    pub async fn redeliver(&self, event_id: &str) -> Result<(), Error> {
+        let id: EventId = event_id.parse().map_err(|_| Error::EventNotFound)?;
+        let millis = millis_of(id).ok_or(Error::EventNotFound)?;
+        let from = to_system_time(Timestamp(millis * 1000));
+        let to = to_system_time(Timestamp((millis + 1) * 1000));
+
+        let client = self.pool.get().await?;
+        let find = include_str!("../../sql/event_find.sql");
+        let event = client.query_opt(find, &[&id, &from, &to, &self.source.id]).await?.ok_or(Error::EventNotFound)?;
+        if let Some(delivery) = &self.delivery {
+            if delivery.is_in_flight(id).await {
+                return Err(Error::EventBusy);
+            }
+        }
+        let (deleted, deferred, attempted): (bool, bool, bool) =
+            (event.get("deleted"), event.get("deferred"), event.get("attempted"));
+        if deleted || !(deferred || attempted) {
+            return Ok(());
+        }
+        let committed_at: SystemTime = event.get("committed_at");
+        let (trigger_id, source_id): (uuid::Uuid, i16) = (event.get("trigger_id"), event.get("source_id"));
+        let (seq, lane): (i64, i16) = (event.get("seq"), event.get("lane"));
+        let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&id, &trigger_id, &source_id, &seq, &committed_at, &lane];
+        client.execute(include_str!("../../sql/event_redeliver.sql"), values).await?;
+        if let Some(delivery) = &self.delivery {
+            delivery.deferred_added().await;
+        }
+        Ok(())
+    }
+}
+
+/// The milliseconds since 1970 in a UUIDv7. No event has an id of another shape.
+pub(super) fn millis_of(id: EventId) -> Option<i64> {
+    if id.get_version_num() != 7 {
+        return None;
+    }
+    let mut bytes = [0; 8];
+    bytes[2..].copy_from_slice(&id.as_bytes()[..6]);
+    Some(i64::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_version_7_holds_a_time() {
+        let id = |text: &str| text.parse::<EventId>().expect("a UUID");
+        assert_eq!(millis_of(id("ad4f698f-a14e-4a6d-a01b-38cd252dd8bf")), None);
+        assert_eq!(millis_of(id("ffffffff-ffff-7fff-bfff-ffffffffffff")), Some(0xffff_ffff_ffff));
+    }
+}
