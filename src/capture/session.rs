@@ -165,10 +165,8 @@ impl Running<'_> {
 
     fn note_reached(&mut self, reached: Option<Lsn>) {
         // While an append runs, what came before its end is not settled yet.
-        if let (Some(reached), Log::Idle(_)) = (reached, &self.log) {
-            if !self.assembler.has_cut_open_transaction() {
-                self.reached = self.reached.max(reached);
-            }
+        if let (Some(reached), Log::Idle(_), false) = (reached, &self.log, self.assembler.has_cut_open_transaction()) {
+            self.reached = self.reached.max(reached);
         }
     }
 

@@ -1,0 +1,195 @@
+//! The one task that knows what is to be sent, what is under way and what is done.
+
+mod reactions;
+mod starts;
+mod stopping;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use uuid::Uuid;
+
+use super::fetch::Fetched;
+use super::recorder::{Recorder, Report, Work};
+use super::trigger_queue::TriggerQueue;
+use super::{Client, Command, Parts};
+use crate::model::{EventId, Timestamp};
+use crate::postgres::Pool;
+use crate::queue::{FeedItem, FeedReceiver, Settled};
+
+/// Requests under way at a time, of all triggers together.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Attempts that ended and are not yet durable. With the requests under way, this is what a crash may send again.
+const MAX_UNRECORDED: usize = 2048;
+/// A trigger's turn, so that a busy one does not keep the others waiting.
+const TURN: usize = 16;
+const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
+/// Behind every hint there is a slow look, because a hint may have gone to another process.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Without a capture in this process the log's end is only known by asking.
+const HEAD_INTERVAL: Duration = Duration::from_millis(500);
+const READS: usize = 3;
+
+/// See the module's description.
+pub(super) struct Dispatcher {
+    pool: Pool,
+    client: Client,
+    environment: crate::model::Environment,
+    source_id: i16,
+    grace: Duration,
+    feed: Option<FeedReceiver>,
+    commands: mpsc::Receiver<Command>,
+    recorder: Option<Recorder>,
+    work: mpsc::Sender<Work>,
+    reports: mpsc::Receiver<Report>,
+    /// Whether the recorder has something in hand.
+    recording: bool,
+    /// Whether the lanes are ours: nothing is started otherwise.
+    owner: bool,
+    triggers: HashMap<Uuid, TriggerQueue>,
+    /// Triggers that may have something to send, each at most once.
+    turns: VecDeque<Uuid>,
+    in_turns: HashSet<Uuid>,
+    /// Everything in the log up to this was told by the feed or is known to be unread.
+    head: i64,
+    in_flight: HashSet<EventId>,
+    ended: mpsc::UnboundedReceiver<Settled>,
+    ended_sender: mpsc::UnboundedSender<Settled>,
+    /// Ended, and to be recorded.
+    unrecorded: Vec<Settled>,
+    /// Handed to the recorder.
+    in_recorder: usize,
+    fetches: JoinSet<Fetched>,
+    reading: usize,
+    /// Whether a trigger may have become ready to read on since the last look at all of them.
+    look_for_reads: bool,
+    loading: bool,
+    load_again: bool,
+    loaded_waiters: Vec<oneshot::Sender<()>>,
+    waiters_of_next_load: Vec<oneshot::Sender<()>>,
+    due_running: bool,
+    next_due: Option<Timestamp>,
+    cursors_due: bool,
+    head_running: bool,
+}
+
+impl Dispatcher {
+    pub(super) fn new(parts: Parts, client: Client) -> Self {
+        let (work, work_receiver) = mpsc::channel(1);
+        let (report_sender, reports) = mpsc::channel(4);
+        // Its length is bounded by the requests under way.
+        let (ended_sender, ended) = mpsc::unbounded_channel();
+        let recorder = Recorder {
+            database: parts.database,
+            source_id: parts.source_id,
+            node: Uuid::new_v4(),
+            work: work_receiver,
+            reports: report_sender,
+        };
+        Dispatcher {
+            pool: parts.pool,
+            client,
+            environment: parts.environment,
+            source_id: parts.source_id,
+            grace: parts.grace,
+            feed: parts.feed,
+            commands: parts.commands,
+            recorder: Some(recorder),
+            work,
+            reports,
+            recording: false,
+            owner: false,
+            triggers: HashMap::new(),
+            turns: VecDeque::new(),
+            in_turns: HashSet::new(),
+            head: 0,
+            in_flight: HashSet::new(),
+            ended,
+            ended_sender,
+            unrecorded: Vec::new(),
+            in_recorder: 0,
+            fetches: JoinSet::new(),
+            reading: 0,
+            look_for_reads: false,
+            loading: false,
+            load_again: false,
+            loaded_waiters: Vec::new(),
+            waiters_of_next_load: Vec::new(),
+            due_running: false,
+            next_due: None,
+            cursors_due: false,
+            head_running: false,
+        }
+    }
+
+    /// Runs until stopped. Arms in order of priority: the stop; what frees room (durable outcomes, ended requests);
+    /// questions; what brings work; the clocks. Each takes something only when it returns it, so all are cancel-safe.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let recorder = self.recorder.take().expect("run takes the recorder once");
+        let recorder = tokio::spawn(recorder.run(stop.clone()));
+        let mut cursor_clock = clock(CURSOR_INTERVAL);
+        let mut look_clock = clock(LOOK_INTERVAL);
+        let mut head_clock = clock(if self.feed.is_some() { LOOK_INTERVAL } else { HEAD_INTERVAL });
+        let mut ended = Vec::with_capacity(256);
+        loop {
+            self.advance();
+            let due_at = self.due_at();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(report) = self.reports.recv() => self.on_report(report),
+                _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|settled| self.on_ended(settled)),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
+                item = next_item(&mut self.feed) => self.on_feed(item),
+                () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
+                _ = cursor_clock.tick() => self.cursors_due = true,
+                _ = head_clock.tick() => self.start_head(),
+                _ = look_clock.tick() => { self.start_load(); self.start_due(); }
+            }
+        }
+        self.finish().await;
+        // Dropping our ends lets the recorder go; its session gives the lanes back.
+        drop((self.work, self.reports));
+        if let Err(error) = recorder.await {
+            error!("the recorder ended badly: {error}");
+        }
+    }
+
+    /// Starts whatever can be started now.
+    fn advance(&mut self) {
+        if self.owner {
+            self.start_reads();
+            self.start_attempts();
+        }
+        self.start_recording();
+    }
+
+    /// Attempts that ended and are not durable.
+    fn unsettled(&self) -> usize {
+        self.unrecorded.len() + self.in_recorder
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        let wait = self.next_due.filter(|_| self.owner && !self.due_running)?.0 - Timestamp::now().0;
+        Some(Instant::now() + Duration::from_micros(u64::try_from(wait).unwrap_or(0)))
+    }
+}
+
+fn clock(period: Duration) -> tokio::time::Interval {
+    let mut clock = interval(period);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    clock
+}
+
+async fn next_item(feed: &mut Option<FeedReceiver>) -> FeedItem {
+    match feed {
+        Some(feed) => feed.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,202 @@
+//! What the dispatcher does with what it is told.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::Dispatcher;
+use crate::delivery::fetch::{Fetched, Loaded};
+use crate::delivery::recorder::Report;
+use crate::delivery::trigger_queue::TriggerQueue;
+use crate::delivery::{Command, Endpoint};
+use crate::model::{Timestamp, Verdict};
+use crate::queue::{Deferred, FeedItem, Settled};
+
+impl Dispatcher {
+    pub(super) fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Owned { anew } => {
+                info!("this node delivers");
+                self.owner = true;
+                if anew {
+                    // Others may have delivered meanwhile: what is known of the log is void.
+                    self.triggers.clear();
+                }
+                self.start_load();
+                self.start_head();
+            }
+            Report::Lost => self.owner = false,
+            Report::Recorded(batch) => {
+                self.recording = false;
+                self.in_recorder = 0;
+                batch.iter().for_each(|settled| self.on_recorded(settled));
+            }
+            Report::CursorsWritten => self.recording = false,
+        }
+    }
+
+    pub(super) fn on_recorded(&mut self, settled: &Settled) {
+        if let Verdict::RetryAt(due) = settled.attempt.verdict {
+            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        }
+        let Some(queue) = self.triggers.get_mut(&settled.trigger_id) else { return };
+        queue.recorded(settled);
+        self.look_for_reads |= !queue.is_live();
+        if queue.more_deferred && queue.deferred_room() > 0 {
+            self.next_due = Some(Timestamp::now());
+        }
+    }
+
+    pub(super) fn on_ended(&mut self, settled: Settled) {
+        self.in_flight.remove(&settled.event_id);
+        if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
+            queue.request_ended();
+            self.look_for_reads |= !queue.is_live();
+            if queue.can_send() {
+                self.give_turn(settled.trigger_id);
+            }
+        }
+        self.unrecorded.push(settled);
+    }
+
+    pub(super) fn on_command(&mut self, command: Command) {
+        match command {
+            Command::CatalogueChanged(answer) => {
+                // A load that runs already may have read the catalogue before the change.
+                self.waiters_of_next_load.push(answer);
+                self.start_load();
+            }
+            Command::IsInFlight(event, answer) => drop(answer.send(self.in_flight.contains(&event))),
+            Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
+        }
+    }
+
+    pub(super) fn on_feed(&mut self, item: FeedItem) {
+        match item {
+            FeedItem::Head(head) => self.on_head(head),
+            FeedItem::Handover(handover) => {
+                let Some((first, last)) = handover.events.first().zip(handover.events.last()) else { return };
+                let (first, last) = (first.seq, last.seq);
+                if first > self.head + 1 {
+                    self.on_head(first - 1);
+                }
+                for logged in handover.events {
+                    // The same events come again after a capture that restarted.
+                    if logged.seq <= self.head {
+                        continue;
+                    }
+                    let id = logged.event.trigger_id;
+                    let Some(queue) = self.triggers.get_mut(&id) else { continue };
+                    queue.offer(logged);
+                    self.look_for_reads |= !queue.is_live();
+                    if queue.can_send() {
+                        self.give_turn(id);
+                    }
+                }
+                self.head = self.head.max(last);
+            }
+        }
+    }
+
+    /// The log ends here, and nobody told what lies between.
+    pub(super) fn on_head(&mut self, head: i64) {
+        if head > self.head {
+            self.triggers.values_mut().for_each(|queue| queue.missed(self.head));
+            self.look_for_reads = true;
+            self.head = head;
+        }
+    }
+
+    pub(super) fn on_fetched(&mut self, fetched: Result<Fetched, tokio::task::JoinError>) {
+        match fetched.expect("a fetch neither panics nor is aborted while the dispatcher runs") {
+            Fetched::Backlog { trigger_id, backlog } => {
+                self.reading -= 1;
+                self.look_for_reads = true;
+                if let Some(queue) = self.triggers.get_mut(&trigger_id) {
+                    queue.read(backlog);
+                    if queue.can_send() {
+                        self.give_turn(trigger_id);
+                    }
+                }
+            }
+            Fetched::BacklogFailed { trigger_id } => {
+                self.reading -= 1;
+                self.look_for_reads = true;
+                if let Some(queue) = self.triggers.get_mut(&trigger_id) {
+                    queue.read_failed();
+                }
+            }
+            Fetched::Due { events, next, at } => self.on_due(events, next, at),
+            Fetched::DueFailed => {
+                self.due_running = false;
+                self.next_due = Some(Timestamp::now());
+            }
+            Fetched::Catalogue(loaded) => self.on_loaded(loaded),
+            Fetched::CatalogueFailed => {
+                self.loading = false;
+                self.waiters_of_next_load.append(&mut self.loaded_waiters);
+                self.start_load();
+            }
+            Fetched::Head(head) => {
+                self.head_running = false;
+                head.into_iter().for_each(|head| self.on_head(head));
+            }
+        }
+    }
+
+    pub(super) fn on_due(&mut self, events: Vec<Deferred>, next: Option<Timestamp>, at: Timestamp) {
+        self.due_running = false;
+        // What was recorded while the query ran may be due earlier than it knew.
+        let noted = self.next_due.filter(|noted| *noted > at);
+        self.next_due = [noted, next].into_iter().flatten().min();
+        for deferred in events {
+            let id = deferred.logged.event.trigger_id;
+            let Some(queue) = self.triggers.get_mut(&id) else { continue };
+            queue.take_deferred(deferred);
+            queue.more_deferred = queue.deferred_room() == 0;
+            if queue.can_send() {
+                self.give_turn(id);
+            }
+        }
+    }
+
+    pub(super) fn on_loaded(&mut self, loaded: Vec<Loaded>) {
+        self.loading = false;
+        answer(&mut self.loaded_waiters);
+        let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.id).collect();
+        self.triggers.retain(|id, _| live.contains(id));
+        for Loaded { trigger, place } in loaded {
+            let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
+            match (self.triggers.get_mut(&trigger.id), place) {
+                (Some(queue), _) => queue.endpoint = endpoint,
+                (None, Some((floor, attempted))) => {
+                    if let Err(reason) = &endpoint {
+                        let name = &trigger.definition.name;
+                        warn!(trigger = name, "its events wait: {reason}; set it and start walhook again");
+                    }
+                    self.triggers.insert(trigger.id, TriggerQueue::new(endpoint, floor, attempted));
+                }
+                // Dropped between the question and the answer: the next load asks for its place.
+                (None, None) => self.load_again = true,
+            }
+            if self.triggers.get(&trigger.id).is_some_and(TriggerQueue::can_send) {
+                self.give_turn(trigger.id);
+            }
+        }
+        self.look_for_reads = true;
+        self.next_due = Some(Timestamp::now());
+        if self.load_again || !self.waiters_of_next_load.is_empty() {
+            self.start_load();
+        }
+    }
+}
+
+/// Whoever asked may have given up meanwhile.
+pub(super) fn answer(waiters: &mut Vec<oneshot::Sender<()>>) {
+    for waiter in waiters.drain(..) {
+        let _ = waiter.send(());
+    }
+}

@@ -1,0 +1,129 @@
+//! What the dispatcher starts: attempts, reads, recordings.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Dispatcher, MAX_IN_FLIGHT, MAX_UNRECORDED, READS, TURN};
+use crate::delivery::attempt::attempt;
+use crate::delivery::fetch;
+use crate::delivery::recorder::Work;
+use crate::delivery::trigger_queue::TriggerQueue;
+use crate::queue::CursorMove;
+
+impl Dispatcher {
+    pub(super) fn start_attempts(&mut self) {
+        while self.in_flight.len() < MAX_IN_FLIGHT && self.in_flight.len() + self.unsettled() < MAX_UNRECORDED {
+            let Some(id) = self.turns.pop_front() else { return };
+            self.in_turns.remove(&id);
+            let Some(queue) = self.triggers.get_mut(&id) else { continue };
+            for _ in 0..TURN {
+                let Some((ready, endpoint)) = queue.next() else { break };
+                self.in_flight.insert(ready.logged.id());
+                let (client, ended) = (self.client.clone(), self.ended_sender.clone());
+                tokio::spawn(async move {
+                    // Nobody listens after a stop that ran out of time; then the event is sent again.
+                    drop(ended.send(attempt(&client, endpoint, ready).await));
+                });
+            }
+            if queue.can_send() {
+                self.give_turn(id);
+            }
+        }
+    }
+
+    pub(super) fn give_turn(&mut self, id: Uuid) {
+        if self.in_turns.insert(id) {
+            self.turns.push_back(id);
+        }
+    }
+
+    pub(super) fn start_reads(&mut self) {
+        if !std::mem::take(&mut self.look_for_reads) {
+            return;
+        }
+        for (id, queue) in &mut self.triggers {
+            if self.reading >= READS {
+                // The end of a read looks again.
+                return;
+            }
+            if let Some(bounds) = queue.wants_read(self.head) {
+                self.reading += 1;
+                self.fetches.spawn(fetch::backlog(self.pool.clone(), *id, self.source_id, bounds));
+            }
+        }
+    }
+
+    pub(super) fn start_recording(&mut self) {
+        if self.recording {
+            return;
+        }
+        let work = if !self.unrecorded.is_empty() {
+            self.in_recorder = self.unrecorded.len();
+            Work::Outcomes(std::mem::take(&mut self.unrecorded))
+        } else if std::mem::take(&mut self.cursors_due) && self.owner {
+            let moves = self.cursor_moves();
+            if moves.is_empty() {
+                return;
+            }
+            Work::Cursors(moves)
+        } else {
+            return;
+        };
+        self.recording = self.work.try_send(work).is_ok();
+    }
+
+    pub(super) fn cursor_moves(&mut self) -> Vec<CursorMove> {
+        let mut moves = Vec::new();
+        for (trigger_id, queue) in &mut self.triggers {
+            let Some(cursors) = queue.take_cursors(self.head) else { continue };
+            let lanes = (0..).zip(cursors).filter(|(_, seq)| *seq > 0);
+            moves.extend(lanes.map(|(lane, seq)| CursorMove { trigger_id: *trigger_id, lane, seq }));
+        }
+        moves
+    }
+
+    pub(super) fn start_load(&mut self) {
+        if !self.owner {
+            // A node that only stands by has nothing to load; whoever asked need not wait.
+            super::reactions::answer(&mut self.waiters_of_next_load);
+            return;
+        }
+        if self.loading {
+            self.load_again = true;
+            return;
+        }
+        self.loading = true;
+        self.load_again = false;
+        self.loaded_waiters.append(&mut self.waiters_of_next_load);
+        let known = self.triggers.keys().copied().collect();
+        self.fetches.spawn(fetch::catalogue(self.pool.clone(), self.source_id, known));
+    }
+
+    pub(super) fn start_head(&mut self) {
+        if self.owner && !std::mem::replace(&mut self.head_running, true) {
+            self.fetches.spawn(fetch::head(self.pool.clone(), self.source_id));
+        } else if !self.owner {
+            self.head_running = false;
+        }
+    }
+
+    pub(super) fn start_due(&mut self) {
+        if !self.owner || self.due_running {
+            return;
+        }
+        let mut room = Vec::new();
+        for (id, queue) in &self.triggers {
+            if let Some(places) = i64::try_from(queue.deferred_room()).ok().filter(|places| *places > 0) {
+                room.push((*id, places));
+            }
+        }
+        if room.is_empty() {
+            self.next_due = None;
+            return;
+        }
+        let in_hand = self.triggers.values().flat_map(TriggerQueue::deferred_in_hand).collect();
+        self.due_running = true;
+        self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand));
+    }
+}
