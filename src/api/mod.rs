@@ -48,3 +48,6 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(hasura::not_found)
         .with_state(state)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,10 +9,12 @@ use super::{HeaderValue, Webhook};
 /// Environment variables starting so hold the server's own secrets: a trigger may not send them to a webhook.
 pub const RESERVED_PREFIXES: [&str; 2] = ["HASURA_GRAPHQL_", "WALHOOK_"];
 
+type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Where the values of placeholders come from. Cloning is cheap.
 #[derive(Clone)]
 pub struct Environment {
-    lookup: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    lookup: Arc<Lookup>,
 }
 
 impl Environment {

@@ -62,12 +62,13 @@ pub async fn ensure_partitions(client: &impl GenericClient, days: &[i64]) -> Res
 fn create(name: &str, day: i64) -> String {
     let parent = name.split('_').next().unwrap_or(name);
     let (from, to) = (date(day), date(day + 1));
+    // Whether it exists is asked of pg_class and not of to_regclass, whose cache an advisory lock does not refresh.
     // A row of some kilobytes stays in the page: fetching it back needs no second table.
     format!(
         "do $$
 begin
     perform pg_advisory_xact_lock(hashtext('walhook'), 3);
-    if to_regclass('walhook.{name}') is null then
+    if not exists (select from pg_class where relname = '{name}' and relnamespace = 'walhook'::regnamespace) then
         create table walhook.{name} (like walhook.{parent} including defaults including constraints)
             with (toast_tuple_target = 8160);
         alter table walhook.{parent} attach partition walhook.{name}

@@ -22,6 +22,8 @@ pub(super) struct State {
     publishes: [(&'static str, bool); 3],
     via_root: bool,
     contains: bool,
+    /// Whether only some rows or columns of the table are published.
+    partial: bool,
     /// The table itself, then its partitions.
     members: Vec<Member>,
 }
@@ -68,6 +70,7 @@ pub(super) async fn read(
         ],
         via_root: row.get("pubviaroot"),
         contains: row.get("contains"),
+        partial: row.get("partial"),
         members: members
             .iter()
             .map(|row| Member {
@@ -138,6 +141,16 @@ fn check_publication(
             publication: publication.to_owned(),
             reason: "publishes partitions under their own names".to_owned(),
             statement: alter("publish_via_partition_root = true"),
+        });
+    }
+    if state.partial {
+        let (name, table) = (publication.to_owned(), quote(&table.name));
+        let publication = escape_identifier(publication);
+        let alter = |verb: &str| format!("ALTER PUBLICATION {publication} {verb} TABLE ONLY {table};");
+        return Err(Inconsistency::Publication {
+            publication: name,
+            reason: "publishes only some rows or columns of the table".to_owned(),
+            statement: format!("{} {}", alter("DROP"), alter("ADD")),
         });
     }
     Ok(())
@@ -242,7 +255,13 @@ mod tests {
     }
 
     fn state(contains: bool, members: Vec<Member>) -> State {
-        State { publishes: [("insert", true), ("update", true), ("delete", true)], via_root: true, contains, members }
+        State {
+            publishes: [("insert", true), ("update", true), ("delete", true)],
+            via_root: true,
+            contains,
+            partial: false,
+            members,
+        }
     }
 
     fn decide(state: &State, policy: ReplicaIdentityPolicy) -> Result<Plan, Inconsistency> {
@@ -310,6 +329,11 @@ mod tests {
         by_leaf.via_root = false;
         let error = decide(&by_leaf, ReplicaIdentityPolicy::Full).expect_err("not via root");
         assert!(error.to_string().contains("publish_via_partition_root = true"), "{error}");
+
+        let mut filtered = state(true, vec![member("T", "r", "f", true)]);
+        filtered.partial = true;
+        let error = decide(&filtered, ReplicaIdentityPolicy::Full).expect_err("a row filter");
+        assert!(error.to_string().contains("some rows or columns of the table; run: ALTER PUBLICATION"), "{error}");
 
         let foreign = state(false, vec![member("T", "p", "f", true), member("T_f", "f", "d", true)]);
         let error = decide(&foreign, ReplicaIdentityPolicy::Full).expect_err("foreign partition");

@@ -22,10 +22,10 @@ impl Catalogue {
         let client = self.pool.get().await?;
         let find = include_str!("../../sql/event_find.sql");
         let event = client.query_opt(find, &[&id, &from, &to, &self.source.id]).await?.ok_or(Error::EventNotFound)?;
-        if let Some(delivery) = &self.delivery {
-            if delivery.is_in_flight(id).await {
-                return Err(Error::EventBusy);
-            }
+        if let Some(delivery) = &self.delivery
+            && delivery.is_in_flight(id).await
+        {
+            return Err(Error::EventBusy);
         }
         let (deleted, deferred, attempted): (bool, bool, bool) =
             (event.get("deleted"), event.get("deferred"), event.get("attempted"));
