@@ -112,7 +112,7 @@ fn rooms_named(line: &str, depth: usize) -> Vec<&'static str> {
             })
         })
     };
-    ROOMS.into_iter().filter(|room| names(&room)).collect()
+    ROOMS.into_iter().filter(|room| names(room)).collect()
 }
 
 fn may_use(room: &str, other: &str) -> bool {
