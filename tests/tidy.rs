@@ -112,7 +112,7 @@ fn rooms_named(line: &str, depth: usize) -> Vec<&'static str> {
             })
         })
     };
-    ROOMS.into_iter().filter(|room| names(&room)).collect()
+    ROOMS.into_iter().filter(|room| names(room)).collect()
 }
 
 fn may_use(room: &str, other: &str) -> bool {
@@ -187,7 +187,8 @@ fn function_indent(line: &str) -> Option<usize> {
     let words: Vec<&str> = trimmed.split_whitespace().collect();
     let qualifiers = ["pub", "pub(super)", "pub(crate)", "async", "const", "extern"];
     let name = words.iter().position(|word| !qualifiers.contains(word))?;
-    let begins = words[name] == "fn" && !line.ends_with('}') && !line.ends_with(';');
+    let ending = code(line).trim_end();
+    let begins = words[name] == "fn" && !ending.ends_with('}') && !ending.ends_with(';');
     begins.then(|| line.len() - trimmed.len())
 }
 

@@ -150,10 +150,13 @@ impl Drop for Leash {
     }
 }
 
-/// Through the command, since the system call needs unsafe code.
+/// Through the shell's own `kill`: the system call needs unsafe code, and small images have no program of that name.
 fn send(signal: &str, target: &str) {
-    let mut kill = Command::new("kill");
-    kill.args(["-s", signal, "--", target]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut kill = Command::new("/bin/sh");
+    kill.args(["-c", r#"kill -s "$1" -- "$2""#, "kill", signal, target])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     drop(kill.status());
 }
 

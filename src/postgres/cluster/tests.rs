@@ -10,8 +10,8 @@ use super::*;
 const CHILD: &str = "WALHOOK_TEST_CLUSTER_CHILD";
 
 fn is_running(process: u32) -> bool {
-    let mut kill = Command::new("kill");
-    kill.args(["-0", &process.to_string()]).stderr(Stdio::null());
+    let mut kill = Command::new("/bin/sh");
+    kill.args(["-c", &format!("kill -0 {process}")]).stderr(Stdio::null());
     // A process nobody waited for yet has ended all the same.
     let zombie = std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     kill.status().is_ok_and(|status| status.success()) && !zombie
@@ -87,7 +87,7 @@ fn start_and_be_killed() {
     let process = cluster.process_id().expect("a process");
     assert!(is_running(process));
     println!("cluster: {process} {}", cluster.directory.path().display());
-    let own = std::process::id().to_string();
-    Command::new("kill").args(["-s", "KILL", &own]).status().expect("never answered");
+    let kill = format!("kill -s KILL {}", std::process::id());
+    Command::new("/bin/sh").args(["-c", &kill]).status().expect("never answered");
     unreachable!("signal 9 cannot be survived");
 }
