@@ -1,4 +1,5 @@
--- Purpose: tables that walhook changed and that no live trigger watches, neither itself nor the table it is a partition of.
+-- Purpose: tables that walhook changed and that no live trigger watches, neither itself nor the table it is a
+--          partition of.
 -- Caller: triggers::Catalogue::delete. Locks: none. Index: watched_table_pkey, pg_class_oid_index.
 select w.relation, n.nspname::text, c.relname::text, w.previous_identity::text, w.previous_index,
        w.added_to_publication and exists (

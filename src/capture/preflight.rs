@@ -73,7 +73,8 @@ pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Err
     let (senders, max_senders): (i64, i64) = (row.get("senders"), row.get("max_senders"));
     if senders >= max_senders && !row.get::<_, bool>("has_slot") {
         problem(format!(
-            "all {max_senders} WAL senders are taken: run  ALTER SYSTEM SET max_wal_senders = {};  and restart Postgres",
+            "all {max_senders} WAL senders are taken: run  ALTER SYSTEM SET max_wal_senders = {};  \
+             and restart Postgres",
             max_senders + 4
         ));
     }

@@ -1,9 +1,9 @@
 //! The replication transport: crate `pgwire-replication`, and nothing else of this house knows it.
 //!
 //! What release 0.5.0 needs from us (ARCHITECTURE.md, "The replication crate"): a quoted publication name; a slot name
-//! that needs no quotes; status updates more often than the server's timeout; a bound on every wait, with `abort` behind
-//! it; session settings pinned; errors told apart by the SQLSTATE in their text; and an end made of the endless pings
-//! of a server that shuts down while we hold back an acknowledgement.
+//! that needs no quotes; status updates more often than the server's timeout; a bound on every wait, with `abort`
+//! behind it; session settings pinned; errors told apart by the SQLSTATE in their text; and an end made of the endless
+//! pings of a server that shuts down while we hold back an acknowledgement.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
+};
 use uuid::Uuid;
 
 use crate::model::{Definition, Environment, RetryConf, Trigger};
@@ -22,6 +24,9 @@ pub struct Endpoint {
     /// When to try again, and how long an attempt may take.
     pub retry_conf: RetryConf,
 }
+
+/// These say how the request itself is sent; a configured one would break it and is left out.
+const FRAMING: [HeaderName; 4] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
 
 const OWN_USER_AGENT: &str = concat!("walhook/", env!("CARGO_PKG_VERSION"));
 
@@ -55,10 +60,12 @@ fn resolve_headers(definition: &Definition, environment: &Environment) -> Result
         let name: HeaderName =
             header.name.parse().map_err(|_| format!("header name {:?} is not allowed", header.name))?;
         let value = environment.resolve_header(&header.value).map_err(|error| error.to_string())?;
-        let mut value =
-            HeaderValue::from_str(&value).map_err(|_| format!("the value of header {name} is not allowed"))?;
+        let mut value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| format!("the value of header {name} is not allowed"))?;
         value.set_sensitive(true);
-        headers.append(name, value);
+        if !FRAMING.contains(&name) {
+            headers.append(name, value);
+        }
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(OWN_USER_AGENT));

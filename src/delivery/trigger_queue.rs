@@ -214,6 +214,11 @@ impl TriggerQueue {
         self.deferred_in_hand.iter().copied()
     }
 
+    /// Whether this deferred event was fetched and is not settled.
+    pub(super) fn has_deferred(&self, event: EventId) -> bool {
+        self.deferred_in_hand.contains(&event)
+    }
+
     /// Whether `next` would give an event.
     pub(super) fn can_send(&self) -> bool {
         self.in_flight < MAX_IN_FLIGHT && !self.ready.is_empty() && self.endpoint.is_ok()

@@ -95,7 +95,9 @@ impl Settings {
         let mut config = self.config.clone();
         config.application_name(application_name);
         let given = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
-        config.options(format!("{given}-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog"));
+        // A server may be set to answer commits before they are flushed; what we acknowledge must be durable.
+        let pinned = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
+        config.options(format!("{given}{pinned}"));
         config
     }
 }

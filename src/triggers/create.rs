@@ -129,8 +129,8 @@ impl Catalogue {
         if table.is_partitioned() && table.key_columns.is_empty() {
             tracing::warn!(
                 table = %definition.table,
-                "a partition that is added later to this table without a primary key has no replica identity, so UPDATE \
-                 and DELETE on it will fail; run ALTER TABLE ... REPLICA IDENTITY FULL on each new partition"
+                "a partition that is added later to this table without a primary key has no replica identity, so \
+                 UPDATE and DELETE on it will fail; run ALTER TABLE ... REPLICA IDENTITY FULL on each new partition"
             );
         }
         Ok(table)

@@ -54,8 +54,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// A catalogue over the pool's database, which holds the source's tables and schema `walhook`. `delivery` is told of
-    /// changes, when it runs in this process. Placeholders are resolved from this process' environment.
+    /// A catalogue over the pool's database, which holds the source's tables and schema `walhook`. `delivery` is told
+    /// of changes, when it runs in this process. Placeholders are resolved from this process' environment.
     pub fn new(
         pool: Pool,
         source: SourceInfo,

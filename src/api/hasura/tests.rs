@@ -6,7 +6,8 @@ use super::*;
 use crate::model::{Columns, Definition, HeaderValue as ConfiguredValue, TableName, Webhook};
 
 const WRAPPER: &str = "Error when parsing command create_event_trigger.\nSee our documentation at \
-     https://hasura.io/docs/latest/graphql/core/api-reference/metadata-api/index.html#metadata-apis.\nInternal error message: ";
+     https://hasura.io/docs/latest/graphql/core/api-reference/metadata-api/index.html#metadata-apis.\n\
+     Internal error message: ";
 
 /// A valid `create_event_trigger`, with some keys set to other values; `null` is as good as absent.
 fn args(changes: Value) -> Value {

@@ -69,7 +69,11 @@ impl Dispatcher {
                 self.waiters_of_next_load.push(answer);
                 self.start_load();
             }
-            Command::IsInFlight(event, answer) => drop(answer.send(self.in_flight.contains(&event))),
+            Command::IsInFlight(event, answer) => {
+                // One that was fetched because it is due is as good as sent.
+                let fetched = || self.triggers.values().any(|queue| queue.has_deferred(event));
+                let _ = answer.send(self.in_flight.contains(&event) || fetched());
+            }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
         }
     }

@@ -1,7 +1,5 @@
 //! What the dispatcher starts: attempts, reads, recordings.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::{Dispatcher, MAX_IN_FLIGHT, MAX_UNRECORDED, READS, TURN};
