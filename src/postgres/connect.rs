@@ -19,6 +19,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 
+/// A server may be set to answer commits before they are flushed; what we acknowledge must be durable. The keepalives
+/// let the server notice within half a minute that we are gone: our advisory locks live as long as its end of the
+/// connection, and another node waits for them.
+const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on \
+                               -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 \
+                               -c tcp_user_timeout=20000";
+
 /// Where a database is and who connects. Prints without the password.
 #[derive(Clone)]
 pub struct Settings {
@@ -95,9 +102,7 @@ impl Settings {
         let mut config = self.config.clone();
         config.application_name(application_name);
         let given = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
-        // A server may be set to answer commits before they are flushed; what we acknowledge must be durable.
-        let pinned = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
-        config.options(format!("{given}{pinned}"));
+        config.options(format!("{given}{SESSION_OPTIONS}"));
         config
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::copy::CopyRows;
 use super::partition::Partitions;
 use super::row::pg_lsn;
-use super::{Error, Logged};
+use super::{Error, Logged, source};
 use crate::model::{Event, Lsn};
 use crate::postgres::Session;
 
@@ -105,6 +105,10 @@ impl LogWriter {
             self.in_transaction = true;
         }
         self.activate(&chunk.activations).await?;
+        if let (true, Some(progress)) = (chunk.events.is_empty(), chunk.progress) {
+            // No event carries the progress, and nothing may be acknowledged that is not durable here.
+            source::write_progress(&*self.session, self.source_id, progress).await?;
+        }
         let events = self.copy(chunk.events, chunk.progress).await?;
         if chunk.progress.is_some() && self.in_transaction {
             self.session.batch_execute("commit").await?;
