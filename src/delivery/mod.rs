@@ -12,6 +12,7 @@
 mod attempt;
 mod dispatcher;
 mod endpoint;
+mod failures;
 mod fetch;
 mod handle;
 mod http;

@@ -5,9 +5,10 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::Endpoint;
+use super::failures::Failures;
 use super::tracker::Tracker;
 use crate::model::{EventId, LANES};
-use crate::queue::{Backlog, Bounds, Deferred, Logged};
+use crate::queue::{Backlog, Bounds, Deferred, Logged, Settled};
 
 /// Requests of one trigger under way at a time.
 const MAX_IN_FLIGHT: usize = 64;
@@ -67,6 +68,7 @@ pub(super) struct TriggerQueue {
     pub(super) more_deferred: bool,
     /// Whether the cursors may have moved since they were written.
     dirty: bool,
+    failures: Failures,
 }
 
 impl TriggerQueue {
@@ -90,6 +92,7 @@ impl TriggerQueue {
             deferred_in_hand: HashSet::new(),
             more_deferred: false,
             dirty: false,
+            failures: Failures::default(),
         }
     }
 
@@ -237,12 +240,15 @@ impl TriggerQueue {
     }
 
     /// A request ended, whatever its outcome.
-    pub(super) fn request_ended(&mut self) {
+    pub(super) fn request_ended(&mut self, settled: &Settled) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Ok(endpoint) = &self.endpoint {
+            self.failures.note(&endpoint.name, &settled.attempt);
+        }
     }
 
     /// The outcome of an event is durable.
-    pub(super) fn recorded(&mut self, settled: &crate::queue::Settled) {
+    pub(super) fn recorded(&mut self, settled: &Settled) {
         self.dirty = true;
         if settled.was_deferred {
             self.deferred_in_hand.remove(&settled.event_id);

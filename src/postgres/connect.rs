@@ -136,13 +136,14 @@ impl Drop for Session {
 /// Opens a session. `search_path` is `pg_catalog` on it, so every statement names its schema.
 ///
 /// # Errors
-/// [`Error::ConnectTimeout`] and [`Error::Postgres`]; ask [`Error::class`] whether to try again.
+/// [`Error::ConnectTimeout`] and [`Error::Connect`]; ask [`Error::class`] whether to try again.
 pub async fn connect(settings: &Settings, application_name: &str) -> Result<Session, Error> {
     let config = settings.driver(application_name);
     let connecting = config.connect(NoTls);
-    let (client, connection) = tokio::time::timeout(CONNECT_TIMEOUT * 2, Box::pin(connecting))
-        .await
-        .map_err(|_| Error::ConnectTimeout { address: settings.address(), seconds: CONNECT_TIMEOUT.as_secs() * 2 })??;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT * 2, Box::pin(connecting)).await;
+    let connected = connected
+        .map_err(|_| Error::ConnectTimeout { address: settings.address(), seconds: CONNECT_TIMEOUT.as_secs() * 2 })?;
+    let (client, connection) = connected.map_err(|reason| Error::Connect { address: settings.address(), reason })?;
     // Its error reaches the caller through the client's next call, so it is not reported twice.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok(Session { client, driver })

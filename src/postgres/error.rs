@@ -27,6 +27,14 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// The server cannot be reached, or does not let us in.
+    #[error("no connection to Postgres at {address}: {}", describe(.reason))]
+    Connect {
+        /// Host and port, never the password.
+        address: String,
+        /// What was said.
+        reason: tokio_postgres::Error,
+    },
     /// The pool gave no session.
     #[error("no session from the pool: {0}")]
     Pool(#[from] deadpool_postgres::PoolError),
@@ -60,7 +68,7 @@ impl Error {
             Error::ConnectTimeout { .. } => Class::Retry,
             Error::Pool(deadpool_postgres::PoolError::Backend(error)) => classify(error),
             Error::Pool(_) => Class::Retry,
-            Error::Postgres(error) => classify(error),
+            Error::Connect { reason: error, .. } | Error::Postgres(error) => classify(error),
         }
     }
 }

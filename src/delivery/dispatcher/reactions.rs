@@ -53,7 +53,7 @@ impl Dispatcher {
     pub(super) fn on_ended(&mut self, settled: Settled) {
         self.in_flight.remove(&settled.event_id);
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
-            queue.request_ended();
+            queue.request_ended(&settled);
             self.look_for_reads |= !queue.is_live();
             if queue.can_send() {
                 self.give_turn(settled.trigger_id);
