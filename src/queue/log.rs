@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::copy::CopyRows;
 use super::partition::Partitions;
 use super::row::pg_lsn;
+use super::source::write_progress;
 use super::{Error, Logged};
 use crate::model::{Event, Lsn};
 use crate::postgres::Session;
@@ -105,6 +106,10 @@ impl LogWriter {
             self.in_transaction = true;
         }
         self.activate(&chunk.activations).await?;
+        if let (Some(progress), true) = (chunk.progress, chunk.events.is_empty()) {
+            // No event carries the progress, and it is acknowledged all the same.
+            write_progress(&*self.session, self.source_id, progress).await?;
+        }
         let events = self.copy(chunk.events, chunk.progress).await?;
         if chunk.progress.is_some() && self.in_transaction {
             self.session.batch_execute("commit").await?;
