@@ -90,12 +90,15 @@ impl Settings {
         self.config.get_password().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 
-    /// The driver's settings, with this name shown in `pg_stat_activity` and the session pinned to UTC.
+    /// The driver's settings, with this name shown in `pg_stat_activity` and the session pinned to UTC. Commits are
+    /// durable when they are answered, also in a database that was told otherwise: what is acknowledged to the slot or
+    /// to a webhook must not be lost in a crash of the server.
     fn driver(&self, application_name: &str) -> Config {
         let mut config = self.config.clone();
         config.application_name(application_name);
         let given = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
-        config.options(format!("{given}-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog"));
+        let pinned = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
+        config.options(format!("{given}{pinned}"));
         config
     }
 }
