@@ -127,6 +127,7 @@ impl Running<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.take_ready_frames().await?;
+            self.check_session()?;
             self.start_append();
             let full = self.assembler.is_full();
             tokio::select! {
@@ -140,6 +141,18 @@ impl Running<'_> {
                 }
                 _ = tick.tick() => self.tick().await?,
             }
+        }
+    }
+
+    /// A writer at work notices by itself that its session was ended, an idle one does not. It must: a server that shuts
+    /// down ends our session and then keeps the stream open, pinging, until we acknowledge what we cannot write any more.
+    fn check_session(&self) -> Result<(), Error> {
+        match &self.log {
+            Log::Idle(writer) if writer.session().is_closed() => {
+                let message = "the session that writes the queue was closed".into();
+                Err(Error::Stream { message, class: Class::Retry })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod load;
 pub mod receiver;
+pub mod scene;
 pub mod wait;
 pub mod walhook;
