@@ -22,7 +22,12 @@ const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(5);
 /// Silence after which the server is asked whether our walsender lives: the transport would not notice by itself.
 const SILENCE: Duration = Duration::from_secs(15);
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What takes this long is a connection that is dead without saying so: a network that neither passes nor refuses. A
+/// chunk is about 1 MiB; the tick's statements are short.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
+const TICK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Taking a source over is short as well, but for making a slot, which waits for the transactions that run.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How much WAL without events is passed before progress is written for it. Our own progress row is WAL as well, so a
 /// smaller step would keep an idle database busy with itself.
 const IDLE_STEP: u64 = 64 * 1024;
@@ -38,13 +43,13 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let mut session = postgres::connect(&options.database, "walhook capture").await?;
-    let prepared = slot::prepare(&mut session, options, false).await?;
+    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&mut session, options, false)).await?;
     if !own_source(&session, prepared.source_id, state, stop).await? {
         return Ok(());
     }
     // Only now: until the lock was ours, another node may have moved progress.
-    let progress = queue::read_progress(&*session, prepared.source_id).await?;
-    let watches = queue::active_watches(&*session, prepared.source_id).await?;
+    let progress = within(APPEND_TIMEOUT, queue::read_progress(&*session, prepared.source_id)).await?;
+    let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches);
     feed.tell_head(progress.last_seq);
     let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
@@ -80,7 +85,7 @@ async fn own_source(
     stop: &CancellationToken,
 ) -> Result<bool, Error> {
     loop {
-        if queue::try_capture_lock(&**session, source_id).await? {
+        if within(APPEND_TIMEOUT, queue::try_capture_lock(&**session, source_id)).await? {
             return Ok(true);
         }
         if state.send_replace(State::StandingBy) != State::StandingBy {
@@ -139,7 +144,7 @@ impl Running<'_> {
                     let reached = self.assembler.take(frame?)?;
                     self.note_reached(reached);
                 }
-                _ = tick.tick() => self.tick().await?,
+                _ = tick.tick() => within(TICK_TIMEOUT, self.tick()).await?,
             }
         }
     }
@@ -190,7 +195,7 @@ impl Running<'_> {
         let Some(chunk) = self.assembler.cut() else { return };
         self.log = match std::mem::replace(&mut self.log, Log::Moving) {
             Log::Idle(mut writer) => Log::Appending(Box::pin(async move {
-                let appended = writer.append(chunk).await?;
+                let appended = within(APPEND_TIMEOUT, writer.append(chunk)).await?;
                 Ok((writer, appended))
             })),
             other => other,
@@ -240,12 +245,9 @@ impl Running<'_> {
     async fn check_sender(&mut self) -> Result<(), Error> {
         let Log::Idle(writer) = &self.log else { return Ok(()) };
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.options.slot];
-        let asking = writer.session().query_opt(include_str!("../../sql/sender_find.sql"), &parameters);
         let dead = |message: &str| Error::Stream { message: message.into(), class: Class::Retry };
-        let row = tokio::time::timeout(ASK_TIMEOUT, asking)
-            .await
-            .map_err(|_| dead("the server does not answer"))?
-            .map_err(postgres::Error::from)?;
+        let asking = writer.session().query_opt(include_str!("../../sql/sender_find.sql"), &parameters);
+        let row = asking.await?;
         // Another role's walsender shows no position; then only its existence can be checked.
         let sent = match row.map(|row| row.get::<_, Option<tokio_postgres::types::PgLsn>>(0)) {
             None => return Err(dead("the server has ended it and the network did not say so")),
@@ -271,8 +273,19 @@ impl Running<'_> {
             }
             self.start_append();
             if let Log::Idle(_) = self.log {
-                return self.write_idle_progress().await;
+                return within(TICK_TIMEOUT, self.write_idle_progress()).await;
             }
+        }
+    }
+}
+
+/// Bounds a wait for Postgres.
+async fn within<T, E: Into<Error>>(limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => {
+            let message = format!("Postgres did not answer within {} s", limit.as_secs());
+            Err(Error::Stream { message, class: Class::Retry })
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use deadpool_postgres::Object;
+use tokio_postgres::Client;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -38,18 +40,41 @@ pub(super) struct Loaded {
 /// A failed read is asked for again at once, so the failure itself takes this long.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-async fn failed(what: &str, error: &queue::Error) {
+/// What takes this long is a session that is dead without saying so.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Reads with a session of the pool. One that did not answer in time is thrown away, not given back.
+async fn with_session<T>(
+    pool: &Pool,
+    read: impl AsyncFnOnce(&Client) -> Result<T, queue::Error>,
+) -> Result<T, Failure> {
+    let client = pool.get().await.map_err(queue::Error::from)?;
+    match tokio::time::timeout(READ_TIMEOUT, read(&client)).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            drop(Object::take(client));
+            Err(Failure::TimedOut)
+        }
+    }
+}
+
+/// Why a read failed. Each is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    #[error("Postgres did not answer within {} s", READ_TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+async fn failed(what: &str, error: &Failure) {
     warn!("{what} could not be read: {error}; trying again");
     tokio::time::sleep(FAILURE_PAUSE).await;
 }
 
 pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds: Bounds) -> Fetched {
-    let result: Result<_, queue::Error> = async {
-        let client = pool.get().await?;
-        queue::read_backlog(&**client, trigger_id, source_id, bounds).await
-    }
-    .await;
-    match result {
+    let read = async |client: &Client| queue::read_backlog(client, trigger_id, source_id, bounds).await;
+    match with_session(&pool, read).await {
         Ok(backlog) => Fetched::Backlog { trigger_id, backlog },
         Err(error) => {
             failed("the event log", &error).await;
@@ -60,11 +85,10 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
 
 pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId>) -> Fetched {
     let at = Timestamp::now();
-    let result: Result<_, queue::Error> = async {
-        let client = pool.get().await?;
-        let events = queue::due(&**client, &room, at, &in_hand).await?;
+    let read = async |client: &Client| {
+        let events = queue::due(client, &room, at, &in_hand).await?;
         // Not counting what was just fetched, and not for triggers whose room it filled.
-        let mut held = in_hand;
+        let mut held = in_hand.clone();
         held.extend(events.iter().map(|deferred| deferred.logged.id()));
         let mut fetched: HashMap<Uuid, i64> = HashMap::new();
         for deferred in &events {
@@ -72,11 +96,10 @@ pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId
         }
         let open = room.iter().filter(|(id, limit)| fetched.get(id).copied().unwrap_or(0) < *limit);
         let open: Vec<Uuid> = open.map(|(id, _)| *id).collect();
-        let next = queue::next_due(&**client, &open, &held).await?;
+        let next = queue::next_due(client, &open, &held).await?;
         Ok((events, next))
-    }
-    .await;
-    match result {
+    };
+    match with_session(&pool, read).await {
         Ok((events, next)) => Fetched::Due { events, next, at },
         Err(error) => {
             failed("deferred events", &error).await;
@@ -87,27 +110,7 @@ pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId
 
 /// Loads the triggers; those not in `known` with their cursors.
 pub(super) async fn catalogue(pool: Pool, source_id: i16, known: HashSet<Uuid>) -> Fetched {
-    let result: Result<_, queue::Error> = async {
-        let client = pool.get().await?;
-        let triggers = queue::triggers(&**client).await?;
-        let mut cursors = None;
-        let mut loaded = Vec::with_capacity(triggers.len());
-        for (_, trigger) in triggers.into_iter().filter(|(source, _)| *source == source_id) {
-            let mut place = None;
-            if !known.contains(&trigger.id) {
-                if cursors.is_none() {
-                    cursors = Some(queue::read_cursors(&**client, source_id).await?);
-                }
-                let floor = cursors.as_ref().and_then(|all| all.get(&trigger.id)).copied().unwrap_or_default();
-                let lowest = floor.iter().copied().min().unwrap_or(0);
-                place = Some((floor, queue::attempted_after(&**client, trigger.id, source_id, lowest).await?));
-            }
-            loaded.push(Loaded { trigger, place });
-        }
-        Ok(loaded)
-    }
-    .await;
-    match result {
+    match with_session(&pool, async |client: &Client| load(client, source_id, &known).await).await {
         Ok(loaded) => Fetched::Catalogue(loaded),
         Err(error) => {
             failed("the triggers", &error).await;
@@ -116,13 +119,27 @@ pub(super) async fn catalogue(pool: Pool, source_id: i16, known: HashSet<Uuid>) 
     }
 }
 
-pub(super) async fn head(pool: Pool, source_id: i16) -> Fetched {
-    let result: Result<_, queue::Error> = async {
-        let client = pool.get().await?;
-        queue::head(&**client, source_id).await
+async fn load(client: &Client, source_id: i16, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, queue::Error> {
+    let triggers = queue::triggers(client).await?;
+    let mut cursors = None;
+    let mut loaded = Vec::with_capacity(triggers.len());
+    for (_, trigger) in triggers.into_iter().filter(|(source, _)| *source == source_id) {
+        let mut place = None;
+        if !known.contains(&trigger.id) {
+            if cursors.is_none() {
+                cursors = Some(queue::read_cursors(client, source_id).await?);
+            }
+            let floor = cursors.as_ref().and_then(|all| all.get(&trigger.id)).copied().unwrap_or_default();
+            let lowest = floor.iter().copied().min().unwrap_or(0);
+            place = Some((floor, queue::attempted_after(client, trigger.id, source_id, lowest).await?));
+        }
+        loaded.push(Loaded { trigger, place });
     }
-    .await;
-    match result {
+    Ok(loaded)
+}
+
+pub(super) async fn head(pool: Pool, source_id: i16) -> Fetched {
+    match with_session(&pool, async |client: &Client| queue::head(client, source_id).await).await {
         Ok(head) => Fetched::Head(Some(head)),
         Err(error) => {
             failed("the event log's end", &error).await;

@@ -33,6 +33,17 @@ pub(super) enum Report {
     CursorsWritten,
 }
 
+/// Why a connection was given up. Each is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    #[error("Postgres took longer than {} s for a batch", WRITE_TIMEOUT.as_secs())]
+    TimedOut,
+}
+
 /// See the module's description.
 pub(super) struct Recorder {
     pub(super) database: Settings,
@@ -42,6 +53,8 @@ pub(super) struct Recorder {
     pub(super) reports: mpsc::Sender<Report>,
 }
 
+/// A batch is small: what takes this long is a connection that is dead without saying so.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -75,11 +88,11 @@ impl Recorder {
         in_hand: &mut Option<Work>,
         stop: &CancellationToken,
         pause: &mut Duration,
-    ) -> Result<(), queue::Error> {
+    ) -> Result<(), Error> {
         let session = postgres::connect(&self.database, "walhook delivery").await?;
         let (mut held, mut told) = (0, false);
         let acquired = loop {
-            match queue::try_acquire_lanes(&session, self.node, &mut held).await? {
+            match within(queue::try_acquire_lanes(&session, self.node, &mut held)).await? {
                 Acquired::No => {}
                 acquired => break acquired,
             }
@@ -91,12 +104,12 @@ impl Recorder {
                 () = tokio::time::sleep(STANDBY_PAUSE) => {}
             }
         };
-        let mut writer = OutcomeWriter::new(session).await?;
+        let mut writer = within(OutcomeWriter::new(session)).await?;
         *pause = FIRST_PAUSE;
         if let Some(Work::Outcomes(batch)) = in_hand.as_ref() {
             // The commit may have happened though its answer was lost.
-            if !writer.is_recorded(batch).await? {
-                writer.record(batch).await?;
+            if !within(writer.is_recorded(batch)).await? {
+                within(writer.record(batch)).await?;
             }
         }
         if !self.report_done(in_hand.take()).await
@@ -105,10 +118,13 @@ impl Recorder {
             return Ok(());
         }
         while let Some(work) = self.work.recv().await {
-            match in_hand.insert(work) {
-                Work::Outcomes(batch) => writer.record(batch).await?,
-                Work::Cursors(moves) => writer.write_cursors(self.source_id, moves).await?,
-            }
+            let writing = async {
+                match in_hand.insert(work) {
+                    Work::Outcomes(batch) => writer.record(batch).await,
+                    Work::Cursors(moves) => writer.write_cursors(self.source_id, moves).await,
+                }
+            };
+            within(writing).await?;
             if !self.report_done(in_hand.take()).await {
                 return Ok(());
             }
@@ -128,4 +144,9 @@ impl Recorder {
     async fn report(&self, report: Report) -> bool {
         self.reports.send(report).await.is_ok()
     }
+}
+
+/// Bounds a wait for Postgres.
+async fn within<T>(work: impl Future<Output = Result<T, queue::Error>>) -> Result<T, Error> {
+    Ok(tokio::time::timeout(WRITE_TIMEOUT, work).await.map_err(|_| Error::TimedOut)??)
 }

@@ -50,6 +50,11 @@ impl TestDatabase {
         &self.url
     }
 
+    /// Where its server listens on loopback.
+    pub fn port(&self) -> u16 {
+        self.settings().port()
+    }
+
     /// By the Unix socket.
     pub fn socket_url(&self) -> &str {
         &self.socket_url

@@ -25,16 +25,14 @@ pub struct Start {
 impl Start {
     /// `walhook serve` for a test's database, listening on a free port.
     pub fn serve(database: &TestDatabase) -> Start {
+        Start::serve_through(database, database.port())
+    }
+
+    /// The same by way of another port, such as a proxy's.
+    pub fn serve_through(database: &TestDatabase, port: u16) -> Start {
+        let url = database.url().replace(&format!(":{}/", database.port()), &format!(":{port}/"));
         let (slot, publication) = (database.slot(), database.publication());
-        Start::default().with(&[
-            "serve",
-            "--database-url",
-            database.url(),
-            "--slot",
-            &slot,
-            "--publication",
-            &publication,
-        ])
+        Start::default().with(&["serve", "--database-url", &url, "--slot", &slot, "--publication", &publication])
     }
 
     /// More arguments.
