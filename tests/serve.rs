@@ -1,0 +1,271 @@
+//! `walhook serve` from the outside: what it refuses, how it starts and stops, who takes over.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::cluster::{TestDatabase, shared};
+use support::receiver::{Answer, Receiver, Script};
+use support::scene::{DEADLINE, Scene};
+use support::walhook::Start;
+use walhook::postgres::cluster::{Cluster, Options};
+
+const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
+
+/// It ends by itself with this status, and says all of this.
+async fn check_refusal(start: Start, status: i32, sentences: &[&str]) {
+    let mut walhook = start.spawn();
+    let ended = walhook.wait(DEADLINE).await;
+    let log = walhook.log();
+    assert_eq!(ended.code(), Some(status), "{log}");
+    for sentence in sentences {
+        assert!(log.contains(sentence), "{sentence:?} is not in:\n{log}");
+    }
+}
+
+/// Makes a role that may log in with the password `secret`; gives its URL for a database.
+async fn role(database: &TestDatabase, name: &str, rights: &str) -> String {
+    database.execute(&format!("create role {name} login password 'secret' {rights}")).await;
+    let (_, host) = database.url().split_once('@').expect("a URL with a password");
+    format!("postgresql://{name}:secret@{host}")
+}
+
+#[tokio::test]
+async fn everything_missing_in_the_database_is_listed_at_once() {
+    let settings = [("wal_level", "replica"), ("max_replication_slots", "0")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let cluster = Cluster::start(Options { settings, ..Options::default() }).await.expect("a cluster");
+    let database = TestDatabase::create_in(&cluster).await;
+    let url = role(&database, "weak", "").await;
+    let start = Start::default().with(&["serve", "--log-format", "text", "--database-url", &url, "--slot", "Bad Slot"]);
+    let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"weak\";", database.name());
+    let sentences = [
+        "wal_level is replica",
+        "ALTER SYSTEM SET wal_level = 'logical';",
+        "ALTER ROLE \"weak\" REPLICATION;",
+        &grant,
+        "ALTER SYSTEM SET max_replication_slots = 4;",
+        "Bad Slot",
+    ];
+    check_refusal(start, 3, &sentences).await;
+    let schemas = "select count(*) from pg_namespace where nspname = 'walhook'";
+    let row = database.connect().await.query_one(schemas, &[]).await.expect("a count");
+    assert_eq!(row.get::<_, i64>(0), 0, "something was made all the same");
+    // The database first: it cannot be dropped without its cluster.
+    drop(database);
+}
+
+#[tokio::test]
+async fn every_bad_setting_is_listed_at_once() {
+    let start = Start::default().with(&[
+        "serve",
+        "--grace",
+        "soon",
+        "--only",
+        "everything",
+        "--replica-identity",
+        "most",
+        "--log-format",
+        "xml",
+    ]);
+    let sentences = ["--database-url is missing", "grace", "everything", "--replica-identity", "--log-format"];
+    check_refusal(start, 2, &sentences).await;
+    check_refusal(Start::default().with(&["serve", "--unheard-of"]), 2, &["--unheard-of"]).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_without_the_password() {
+    let database = TestDatabase::create().await;
+    let (_, host) = database.url().split_once('@').expect("a URL with a password");
+    let url = format!("postgresql://postgres:hush-hush@{host}");
+    let mut walhook = Start::default().with(&["serve", "--database-url", &url]).spawn();
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    assert!(walhook.log().contains("28P01"), "{}", walhook.log());
+    assert!(!walhook.log().contains("hush"), "{}", walhook.log());
+}
+
+#[tokio::test]
+async fn a_role_with_the_documented_rights_is_enough() {
+    let database = TestDatabase::create().await;
+    let name = format!("role_{}", database.name());
+    let url = role(&database, &name, "replication").await;
+    database
+        .execute(&format!(
+            "grant create on database {} to {name}; grant create on schema public to {name}; \
+                               set role {name}; {ITEMS}",
+            database.name()
+        ))
+        .await;
+    let (slot, publication, receiver) = (database.slot(), database.publication(), Receiver::start().await);
+    let arguments = ["serve", "--database-url", &url, "--slot", &slot, "--publication", &publication];
+    let start = || Start::default().with(&arguments);
+    let walhook = start().ready().await;
+    let args = support::scene::trigger("t", "items", &receiver.url("/t"), json!({"enable_manual": true}));
+    let created = walhook.post("/v1/query", &json!({"type": "create_event_trigger", "args": args})).await;
+    assert_eq!(created, (200, json!({"message": "success"})));
+    database.execute("insert into public.items (name) values ('a'); update public.items set name = 'b'").await;
+    receiver.wait_for(2, DEADLINE).await;
+    walhook.kill9().await;
+    let mut walhook = start().ready().await;
+    let invoke = json!({"type": "invoke_event_trigger", "args": {"name": "t", "payload": 1}});
+    assert_eq!(walhook.post("/v1/query", &invoke).await.0, 200);
+    let delete = json!({"type": "delete_event_trigger", "args": {"name": "t"}});
+    receiver.wait_for(3, DEADLINE).await;
+    assert_eq!(walhook.post("/v1/query", &delete).await.0, 200);
+    assert!(walhook.terminate(DEADLINE).await.success(), "{}", walhook.log());
+    drop((walhook, database));
+    let admin = walhook::postgres::connect(&shared().await.settings("postgres"), "test").await.expect("a session");
+    admin.batch_execute(&format!("drop role {name}")).await.expect("nothing is left that the role owns");
+}
+
+#[tokio::test]
+async fn migrations_run_once_also_when_two_start_at_the_same_time() {
+    let database = TestDatabase::create().await;
+    database.execute(ITEMS).await;
+    let (mut one, mut two) = (Start::serve(&database).spawn(), Start::serve(&database).spawn());
+    tokio::join!(one.wait_until_ready(), two.wait_until_ready());
+    let session = database.connect().await;
+    let tables = "select count(*), (select count(*) from pg_class where relnamespace = 'walhook'::regnamespace)
+                  from walhook.migration";
+    let count = |row: &tokio_postgres::Row| (row.get::<_, i64>(0), row.get::<_, i64>(1));
+    let before = count(&session.query_one(tables, &[]).await.expect("the migrations"));
+    one.kill9().await;
+    two.kill9().await;
+    let mut again = Start::serve(&database).ready().await;
+    assert_eq!(count(&session.query_one(tables, &[]).await.expect("the migrations")), before);
+    assert!(again.terminate(DEADLINE).await.success());
+}
+
+#[tokio::test]
+async fn a_second_node_stands_by_and_takes_over_from_a_killed_one() {
+    let Scene { walhook, receiver, sql, database } = Scene::start(ITEMS).await;
+    let standby = Start::serve(&database).ready().await;
+    assert_eq!(standby.get("/readyz").await.0, 200);
+    let scene = Scene { walhook, receiver, sql, database };
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) select 'before' from generate_series(1, 500)").await;
+    scene.arrivals("/t", 100).await;
+    let Scene { walhook, receiver, sql, database } = scene;
+    walhook.kill9().await;
+    let scene = Scene { walhook: standby, receiver, sql, database };
+    scene.execute("insert into items (name) select 'after' from generate_series(1, 500)").await;
+    scene.wait_for_count("select count(*) from walhook.event", 1000).await;
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 1000).await;
+    support::load::check_delivered(&scene.sql, &scene.receiver, DEADLINE).await;
+    // The API of the one that took over knows the catalogue.
+    scene.create("u", "items", "/u", json!({})).await;
+    scene.execute("insert into items (name) values ('u')").await;
+    scene.arrivals("/u", 1).await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_under_way_end_and_nothing_comes_twice() {
+    let mut scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/t", Script::first(20, Answer::status(200).after(Duration::from_millis(1500))));
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) select 'a' from generate_series(1, 20)").await;
+    scene.arrivals("/t", 20).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
+    assert_eq!(scene.count("select count(*) from walhook.events where status = 'delivered'").await, 20);
+    let scene = scene.crash_and_restart().await;
+    scene.execute("insert into items (name) values ('marker')").await;
+    let requests = scene.arrivals("/t", 21).await;
+    assert_eq!(requests.len(), 21);
+    assert_eq!(requests[20].json()["event"]["data"]["new"]["name"], "marker");
+}
+
+#[tokio::test]
+async fn a_stop_gives_up_on_a_receiver_that_hangs_when_the_grace_is_over() {
+    let mut scene = Scene::start_with(ITEMS, |start| start.with(&["--grace", "1s"])).await;
+    scene.receiver.on("/t", Script::first(1, Answer::hang()));
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) values ('a')").await;
+    let first = scene.arrivals("/t", 1).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
+    let scene = scene.crash_and_restart().await;
+    let requests = scene.arrivals("/t", 2).await;
+    assert_eq!(requests[1].json(), first[0].json(), "the same event with the same count");
+}
+
+/// Stops walhook, breaks the slot, and sees that the loss is noticed, recorded, and can be accepted.
+async fn check_gap(breaking: &str, reason: &str) {
+    let mut scene = Scene::start(ITEMS).await;
+    let slot = scene.database.slot();
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) values ('seen')").await;
+    scene.arrivals("/t", 1).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success());
+    scene.execute("insert into items (name) values ('lost')").await;
+    scene.execute(&breaking.replace("$slot", &slot)).await;
+    for _ in 0..2 {
+        check_refusal(Start::serve(&scene.database), 3, &[reason, "walhook.gap", "--accept-gap"]).await;
+    }
+    assert_eq!(scene.count("select count(*) from walhook.gap where accepted_at is null").await, 1);
+    let Scene { receiver, sql, database, .. } = scene;
+    let walhook = Start::serve(&database).with(&["--accept-gap"]).ready().await;
+    let scene = Scene { walhook, receiver, sql, database };
+    scene.execute("insert into items (name) values ('later')").await;
+    let changes = scene.changes("/t", 2).await;
+    let names: Vec<&Value> = changes.iter().map(|change| &change[2]["name"]).collect();
+    assert_eq!(names, ["seen", "later"]);
+    assert_eq!(scene.count("select count(*) from walhook.gap where accepted_at is not null").await, 1);
+    // Once accepted, the next start needs no flag.
+    let scene = scene.crash_and_restart().await;
+    scene.execute("insert into items (name) values ('last')").await;
+    scene.arrivals("/t", 3).await;
+}
+
+#[tokio::test]
+async fn a_missing_slot_is_a_gap_until_it_is_accepted() {
+    check_gap("select pg_drop_replication_slot('$slot')", "is missing though walhook had one").await;
+}
+
+#[tokio::test]
+async fn a_recreated_slot_is_a_gap_until_it_is_accepted() {
+    let breaking = "select pg_drop_replication_slot('$slot');
+                    select pg_create_logical_replication_slot('$slot', 'pgoutput')";
+    check_gap(breaking, "was recreated or moved on without walhook").await;
+}
+
+#[tokio::test]
+async fn a_slot_that_was_moved_on_is_a_gap_until_it_is_accepted() {
+    let breaking = "select pg_replication_slot_advance('$slot', pg_current_wal_lsn())";
+    check_gap(breaking, "was recreated or moved on without walhook").await;
+}
+
+#[tokio::test]
+async fn a_slot_dropped_while_walhook_runs_is_a_gap() {
+    let scene = Scene::start(ITEMS).await;
+    let Scene { mut walhook, receiver, sql, database } = scene;
+    let drop_it = format!(
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '{0}';
+         select pg_drop_replication_slot('{0}')",
+        database.slot()
+    );
+    sql.batch_execute(&drop_it).await.expect("no slot");
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    assert!(walhook.log().contains("--accept-gap"), "{}", walhook.log());
+    drop((walhook, receiver));
+}
+
+#[tokio::test]
+async fn slots_that_are_not_walhooks_are_refused() {
+    for (make, reason) in [
+        ("select pg_create_logical_replication_slot('$slot', 'test_decoding')", "uses plugin test_decoding"),
+        ("select pg_create_physical_replication_slot('$slot')", "a physical slot"),
+    ] {
+        let database = TestDatabase::create().await;
+        let slot = database.slot();
+        database.execute(&make.replace("$slot", &slot)).await;
+        check_refusal(Start::serve(&database), 3, &[reason, "--slot"]).await;
+        database.execute(&format!("select pg_drop_replication_slot('{slot}')")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_said_and_nothing_is_made() {
+    let database = TestDatabase::create().await;
+    let receiver = Receiver::start().await;
+    check_refusal(Start::serve(&database).on_port(receiver.port()), 3, &["--listen"]).await;
+}

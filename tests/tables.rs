@@ -1,0 +1,255 @@
+//! What creating and deleting triggers does to tables and the publication, and which tables can be watched.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::cluster::TestDatabase;
+use support::receiver::Receiver;
+use support::scene::{DEADLINE, Scene, change, trigger};
+use support::walhook::Start;
+
+/// Replica identity of a table, and whether the publication has it.
+async fn state(scene: &Scene, table: &str) -> (String, bool) {
+    let row = scene
+        .sql
+        .query_one(
+            "select c.relreplident::text, exists (select from pg_publication_rel r where r.prrelid = c.oid)
+             from pg_class c where c.oid = $1::text::regclass",
+            &[&table],
+        )
+        .await
+        .expect("a table");
+    (row.get(0), row.get(1))
+}
+
+fn is(identity: &str, published: bool) -> (String, bool) {
+    (identity.to_owned(), published)
+}
+
+async fn refusal(scene: &Scene, table: Value, changes: Value) -> (String, Vec<String>) {
+    let mut args = trigger("t", "", &scene.receiver.url("/t"), changes);
+    args["table"] = table;
+    let (status, body) = scene.call("create_event_trigger", args).await;
+    assert_eq!((status, &body["code"]), (400, &json!("invalid-configuration")), "{body}");
+    assert_eq!(scene.count("select count(*) from walhook.trigger").await, 0);
+    assert_eq!(scene.count("select count(*) from walhook.trigger_version").await, 0);
+    let statements = body["internal"][0]["statements"].as_array().cloned().unwrap_or_default();
+    let texts = statements.iter().map(|statement| statement.as_str().expect("a text").to_owned()).collect();
+    (body["error"].as_str().expect("a text").to_owned(), texts)
+}
+
+#[tokio::test]
+async fn every_kind_of_identity_is_given_back() {
+    let ddl = "create table none (id int not null); alter table none replica identity nothing;
+               create table indexed (id int not null, b text); create unique index by_id on indexed (id);
+               alter table indexed replica identity using index by_id;
+               create table whole (id int); alter table whole replica identity full;
+               create table plain (id int primary key)";
+    let scene = Scene::start(ddl).await;
+    for (table, before) in [("none", "n"), ("indexed", "i"), ("whole", "f"), ("plain", "d")] {
+        assert_eq!(state(&scene, table).await, is(before, false));
+        scene.create("one", table, "/t", json!({})).await;
+        scene.create("two", table, "/t", json!({})).await;
+        assert_eq!(state(&scene, table).await, is("f", true), "{table}");
+        scene.succeed("delete_event_trigger", json!({"name": "one"})).await;
+        assert_eq!(state(&scene, table).await, is("f", true), "{table}");
+        scene.succeed("delete_event_trigger", json!({"name": "two"})).await;
+        assert_eq!(state(&scene, table).await, is(before, false), "{table}");
+    }
+    let index = "select relname::text from pg_class join pg_index on oid = indexrelid where indisreplident";
+    assert_eq!(scene.value::<String>(index, &[]).await, "by_id");
+}
+
+#[tokio::test]
+async fn a_table_dropped_under_its_trigger_does_not_keep_it_from_being_deleted() {
+    let scene = Scene::start("create table gone (id int primary key); create table other (id int primary key)").await;
+    scene.create("t", "gone", "/t", json!({})).await;
+    scene.execute("insert into gone values (1); drop table gone").await;
+    scene.arrivals("/t", 1).await;
+    scene.succeed("delete_event_trigger", json!({"name": "t"})).await;
+    scene.create("t", "other", "/other", json!({})).await;
+    scene.execute("insert into other values (1)").await;
+    scene.arrivals("/other", 1).await;
+}
+
+#[tokio::test]
+async fn a_manual_trigger_leaves_the_table_alone() {
+    let scene = Scene::start("create table items (id int primary key)").await;
+    let none = json!({"insert": null, "update": null, "delete": null, "enable_manual": true});
+    scene.create("t", "items", "/t", none).await;
+    assert_eq!(state(&scene, "items").await, is("d", false));
+}
+
+#[tokio::test]
+async fn identities_are_kept_when_told_so_and_tables_without_one_are_refused() {
+    let ddl = "create table keyed (id int primary key, name text); create table bare (id int, name text)";
+    let scene = Scene::start_with(ddl, |start| start.with(&["--replica-identity", "keep"])).await;
+    let (error, statements) = refusal(&scene, json!("bare"), json!({})).await;
+    assert!(error.contains("no usable replica identity"), "{error}");
+    assert_eq!(statements, ["ALTER TABLE \"public\".\"bare\" REPLICA IDENTITY FULL;"]);
+    assert_eq!(state(&scene, "bare").await, is("d", false));
+    scene.execute("update bare set name = 'still works'").await;
+    scene.create("t", "keyed", "/t", json!({})).await;
+    assert_eq!(state(&scene, "keyed").await, is("d", true));
+    scene.execute("insert into keyed values (1, 'a'); update keyed set name = 'b'; delete from keyed").await;
+    let mut changes = scene.changes("/t", 3).await;
+    changes.sort_by_key(|change| change[0].to_string());
+    // The WAL holds the key of an old row and nothing else.
+    let expected = json!([
+        ["DELETE", {"id": 1}, null],
+        ["INSERT", null, {"id": 1, "name": "a"}],
+        ["UPDATE", {"id": 1}, {"id": 1, "name": "b"}],
+    ]);
+    assert_eq!(json!(changes), expected);
+}
+
+#[tokio::test]
+async fn a_table_of_somebody_else_is_refused_with_statements_that_mend_it() {
+    let database = TestDatabase::create().await;
+    let name = format!("role_{}", database.name());
+    let setup = format!(
+        "create role {name} login password 'secret' replication; grant create on database {} to {name};
+         create table public.theirs (id int primary key)",
+        database.name()
+    );
+    database.execute(&setup).await;
+    let (_, host) = database.url().split_once('@').expect("a URL with a password");
+    let url = format!("postgresql://{name}:secret@{host}");
+    let (slot, publication, sql) = (database.slot(), database.publication(), database.connect().await);
+    sql.batch_execute("set search_path = public").await.expect("a setting");
+    let arguments = ["serve", "--database-url", &url, "--slot", &slot, "--publication", &publication];
+    let walhook = Start::default().with(&arguments).ready().await;
+    let scene = Scene { walhook, receiver: Receiver::start().await, sql, database };
+    let (error, statements) = refusal(&scene, json!("theirs"), json!({})).await;
+    assert!(error.contains("42501"), "{error}");
+    assert_eq!(state(&scene, "theirs").await, is("d", false), "half of it was done");
+    assert_eq!(scene.count("select count(*) from walhook.watched_table").await, 0);
+    // The statements are complete: run by somebody who may, nothing is left that needs a right.
+    scene.execute(&statements.join("\n")).await;
+    scene.create("t", "theirs", "/t", json!({})).await;
+    scene.execute("insert into theirs values (1)").await;
+    scene.arrivals("/t", 1).await;
+    let Scene { walhook, sql, database, .. } = scene;
+    sql.batch_execute(&format!("drop publication {publication}")).await.expect("no publication");
+    drop((walhook, database));
+    let admin = support::cluster::shared().await.settings("postgres");
+    let admin = walhook::postgres::connect(&admin, "test").await.expect("a session");
+    admin.batch_execute(&format!("drop role {name}")).await.expect("nothing is left that the role owns");
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_wal_cannot_be_watched() {
+    let ddl = "create table items (id int primary key); create view looks as select * from items;
+               create materialized view stored as select * from items; create unlogged table loose (id int primary key);
+               create table parts (id int) partition by range (id);
+               create table part_one partition of parts for values from (0) to (10)";
+    let scene = Scene::start(ddl).await;
+    for (table, reason) in [
+        (json!("looks"), "it is a view"),
+        (json!("stored"), "it is a view"),
+        (json!("loose"), "ALTER TABLE \"public\".\"loose\" SET LOGGED;"),
+        (json!("part_one"), "it is a partition"),
+        (json!({"schema": "walhook", "name": "event"}), "it belongs to walhook"),
+        (json!({"schema": "pg_catalog", "name": "pg_class"}), "a table of Postgres itself"),
+    ] {
+        let (error, _) = refusal(&scene, table.clone(), json!({})).await;
+        assert!(error.contains(reason), "{table}: {error}");
+    }
+    for table in ["items", "loose", "parts", "part_one"] {
+        assert_eq!(state(&scene, table).await, is("d", false), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_partitions_come_under_the_name_of_the_root() {
+    let ddl = "create table parts (id int primary key, day date) partition by range (id);
+               create table low partition of parts for values from (0) to (10);
+               create table high partition of parts for values from (10) to (100) partition by range (id);
+               create table highest partition of high for values from (50) to (100)";
+    let scene = Scene::start(ddl).await;
+    scene.create("t", "parts", "/t", json!({})).await;
+    // Also one that is made later, and one that is written directly.
+    scene.execute("create table later partition of parts for values from (100) to (200)").await;
+    scene.execute("insert into parts values (1, '2006-02-02'), (55, null), (150, null)").await;
+    scene.execute("insert into low values (2, null)").await;
+    let requests = scene.arrivals("/t", 4).await;
+    let mut ids = Vec::new();
+    for request in &requests {
+        assert_eq!(request.json()["table"], json!({"schema": "public", "name": "parts"}));
+        ids.push(change(request)[2]["id"].as_i64().expect("an id"));
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 55, 150]);
+    assert!(requests.iter().any(|request| change(request)[2]["day"] == "2006-02-02"));
+    // A row that moves is a delete in one partition and an insert in another: that is how Postgres writes it.
+    scene.execute("update low set day = '2007-01-01' where id = 1; delete from parts where id = 55").await;
+    let changes = scene.changes("/t", 6).await;
+    let old = json!({"id": 1, "day": "2006-02-02"});
+    assert!(changes.contains(&json!(["UPDATE", old, {"id": 1, "day": "2007-01-01"}])), "{changes:?}");
+    assert!(changes.contains(&json!(["DELETE", {"id": 55, "day": null}, null])), "{changes:?}");
+}
+
+#[tokio::test]
+async fn names_may_be_mixed_case_quoted_and_of_any_script() {
+    let ddl = "create schema \"My Schema\"; create table \"My Schema\".\"Täble \"\"x\"\" 表\" (
+               \"Id\" int primary key, \"specialøñámé\" text, \"a\"\"b\\c\" int, \"select\" bool)";
+    let scene = Scene::start(ddl).await;
+    let table = json!({"schema": "My Schema", "name": "Täble \"x\" 表"});
+    let update = json!({"columns": ["specialøñámé", "a\"b\\c"]});
+    let mut args = trigger("t", "", &scene.receiver.url("/t"), json!({"update": update}));
+    args["table"] = table.clone();
+    scene.succeed("create_event_trigger", args).await;
+    let quoted = "\"My Schema\".\"Täble \"\"x\"\" 表\"";
+    scene
+        .execute(&format!(
+            "insert into {quoted} values (1, 'ä', 2, true); update {quoted} set \"select\" = false;
+                            update {quoted} set \"a\"\"b\\c\" = 3"
+        ))
+        .await;
+    let requests = scene.arrivals("/t", 2).await;
+    assert!(requests.iter().all(|request| request.json()["table"] == table));
+    let row = |a: i64, select: bool| json!({"Id": 1, "specialøñámé": "ä", "a\"b\\c": a, "select": select});
+    let mut changes: Vec<Value> = requests.iter().map(change).collect();
+    changes.sort_by_key(|change| change[0].to_string());
+    assert_eq!(json!(changes), json!([["INSERT", null, row(2, true)], ["UPDATE", row(2, false), row(3, false)]]));
+    scene.succeed("delete_event_trigger", json!({"name": "t"})).await;
+    assert_eq!(scene.count("select count(*) from pg_class where relreplident = 'f' and oid > 16384").await, 0);
+}
+
+#[tokio::test]
+async fn a_publication_for_all_tables_makes_no_events_of_walhooks_own() {
+    let database = TestDatabase::create().await;
+    let make = "create publication {} for all tables with (publish_via_partition_root = true)";
+    database.execute(&make.replace("{}", &database.publication())).await;
+    let scene = Scene::in_database(database, "create table items (id int primary key)", |start| start).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items values (1), (2)").await;
+    scene.arrivals("/t", 2).await;
+    scene.execute("insert into items values (3)").await;
+    scene.arrivals("/t", 3).await;
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'delivered'", 3).await;
+    assert_eq!(scene.count("select count(*) from walhook.event").await, 3);
+    assert_eq!(scene.receiver.wait_for(3, DEADLINE).await.len(), 3);
+    // What it writes for itself must not keep it busy either: the log's writes are not answered by more writes.
+    scene.succeed("delete_event_trigger", json!({"name": "t"})).await;
+}
+
+#[tokio::test]
+async fn columns_added_and_tables_renamed_later_are_followed() {
+    let scene = Scene::start("create table items (id int primary key)").await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items values (1); alter table items add name text default 'd'").await;
+    scene.execute("insert into items values (2, 'x'); alter table items rename to things").await;
+    scene.execute("insert into things values (3, 'y')").await;
+    let mut found: Vec<Value> = scene
+        .arrivals("/t", 3)
+        .await
+        .iter()
+        .map(|request| json!([request.json()["event"]["data"]["new"], request.json()["table"]["name"]]))
+        .collect();
+    found.sort_by_key(|pair| pair[0]["id"].as_i64());
+    let expected = json!([
+        [{"id": 1}, "items"], [{"id": 2, "name": "x"}, "items"], [{"id": 3, "name": "y"}, "things"],
+    ]);
+    assert_eq!(json!(found), expected);
+}
