@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::process::Child;
 use tokio::task::JoinSet;
 
 use super::figure::{Cpu, Figure, Goal, Sample, What};
@@ -67,7 +68,7 @@ async fn prepare(ground: &Ground) -> anyhow::Result<Database<'_>> {
 async fn wal_to_queue(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Sample> {
     let database = prepare(ground).await?;
     let copy = "select pg_copy_logical_replication_slot($1, $2)";
-    ground.session().query(copy, &[&SLOT, &COPY]).await.context("the slot could not be copied")?;
+    database.session.query(copy, &[&SLOT, &COPY]).await.context("the slot could not be copied")?;
     let end = shape.load(&database.session, rows).await?;
     let floor = drain(ground, &database, &end, rows).await?;
     let mut walhook = database.launch("capture")?;
@@ -87,16 +88,31 @@ async fn wal_to_queue(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Resul
 /// The floor: how long `pg_recvlogical` takes.
 async fn drain(ground: &Ground, database: &Database<'_>, end: &str, rows: u64) -> anyhow::Result<Duration> {
     let mut command = program(ground, "pg_recvlogical", &database.name);
-    command.args(["-d", &database.name, "--slot", COPY, "--start", "--no-loop", "--file", "/dev/null"]);
+    command.args(["--dbname", &database.name, "--slot", COPY, "--start", "--no-loop", "--file", "/dev/null"]);
     command.args(["--endpos", end, "--option", "proto_version=1", "--option"]);
     command.arg(format!("publication_names={SLOT}")).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("pg_recvlogical could not be started")?;
-    let started = ground.wait_until_active(COPY, || Ok(())).await?;
-    let within = longest(rows);
-    let status = tokio::time::timeout(within, child.wait()).await.context("pg_recvlogical does not end")??;
+    let started = ground.wait_until_active(COPY, || {
+        let ended = child.try_wait()?;
+        anyhow::ensure!(ended.is_none(), "pg_recvlogical ended before its start was seen ({ended:?})");
+        Ok(())
+    });
+    let started = match started.await {
+        Ok(started) => started,
+        Err(error) => return Err(error.context(errors_of(child).await)),
+    };
+    let status = tokio::time::timeout(longest(rows), child.wait()).await.context("pg_recvlogical does not end")??;
     let took = started.elapsed();
-    anyhow::ensure!(status.success(), "pg_recvlogical failed ({status})");
+    if !status.success() {
+        anyhow::bail!("pg_recvlogical failed ({status}): {}", errors_of(child).await);
+    }
     Ok(took)
+}
+
+async fn errors_of(mut child: Child) -> String {
+    drop(child.start_kill());
+    let output = child.wait_with_output().await;
+    output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default()
 }
 
 async fn wait_until_queued(database: &Database<'_>, walhook: &mut Walhook, rows: u64) -> anyhow::Result<Instant> {
