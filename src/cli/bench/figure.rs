@@ -101,12 +101,17 @@ impl Verdict {
     }
 }
 
-/// CPU time a row, in microseconds.
+/// What a row costs walhook's side, to tell where a low rate comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Cpu {
-    pub walhook: f64,
-    pub postgres: f64,
-    pub receiver: f64,
+pub(super) struct Cost {
+    /// CPU time, in microseconds.
+    pub walhook_micros: f64,
+    pub postgres_micros: f64,
+    pub receiver_micros: f64,
+    /// Entries of the event log's indexes that were read.
+    pub log_reads: f64,
+    /// Commits on the database; each is flushed to disk.
+    pub commits: f64,
 }
 
 /// What one round gave.
@@ -114,13 +119,13 @@ pub(super) struct Cpu {
 pub(super) struct Sample {
     pub floor: Option<f64>,
     pub walhook: f64,
-    pub cpu_micros_a_row: Option<Cpu>,
+    pub cost_a_row: Option<Cost>,
 }
 
 impl Sample {
-    /// Without CPU times.
+    /// Without costs.
     pub fn new(floor: Option<f64>, walhook: f64) -> Sample {
-        Sample { floor, walhook, cpu_micros_a_row: None }
+        Sample { floor, walhook, cost_a_row: None }
     }
 }
 
@@ -137,7 +142,7 @@ pub(super) struct Figure {
     pub goal: Goal,
     pub needed_now: Option<Goal>,
     pub verdict: Verdict,
-    pub cpu_micros_a_row: Option<Cpu>,
+    pub cost_a_row: Option<Cost>,
     pub rounds: Vec<Sample>,
     pub note: Option<String>,
 }
@@ -155,7 +160,7 @@ impl Figure {
             Some(needed) if needed.is_met_by(judged) => Verdict::EnoughForNow,
             _ => Verdict::Missed,
         };
-        let cpu = cpu_of(&rounds);
+        let cost = cost_of(&rounds);
         let floor = median(&floors);
         Some(Figure {
             what,
@@ -166,7 +171,7 @@ impl Figure {
             goal,
             needed_now,
             verdict,
-            cpu_micros_a_row: cpu,
+            cost_a_row: cost,
             rounds,
             note: None,
         })
@@ -179,13 +184,15 @@ impl Figure {
     }
 }
 
-fn cpu_of(rounds: &[Sample]) -> Option<Cpu> {
-    let all: Vec<Cpu> = rounds.iter().filter_map(|sample| sample.cpu_micros_a_row).collect();
-    let middle = |part: fn(&Cpu) -> f64| median(&all.iter().map(part).collect::<Vec<_>>());
-    Some(Cpu {
-        walhook: middle(|cpu| cpu.walhook)?,
-        postgres: middle(|cpu| cpu.postgres)?,
-        receiver: middle(|cpu| cpu.receiver)?,
+fn cost_of(rounds: &[Sample]) -> Option<Cost> {
+    let all: Vec<Cost> = rounds.iter().filter_map(|sample| sample.cost_a_row).collect();
+    let middle = |part: fn(&Cost) -> f64| median(&all.iter().map(part).collect::<Vec<_>>());
+    Some(Cost {
+        walhook_micros: middle(|cost| cost.walhook_micros)?,
+        postgres_micros: middle(|cost| cost.postgres_micros)?,
+        receiver_micros: middle(|cost| cost.receiver_micros)?,
+        log_reads: middle(|cost| cost.log_reads)?,
+        commits: middle(|cost| cost.commits)?,
     })
 }
 

@@ -24,6 +24,7 @@ const STARTED_WITHIN: Duration = Duration::from_secs(20);
 pub(super) struct Ground {
     // In the order in which they are to end.
     receiver: Leash,
+    /// On the database `postgres`, which nothing measured uses.
     session: Session,
     cluster: Cluster,
     _directory: TempDir,
@@ -68,11 +69,6 @@ impl Ground {
     /// The server.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
-    }
-
-    /// A session on the database `postgres`, which nothing measured uses.
-    pub fn session(&self) -> &Session {
-        &self.session
     }
 
     /// The receiver's process.

@@ -6,6 +6,7 @@ mod latency;
 mod load;
 mod machine;
 mod memory;
+mod meter;
 mod receiver;
 mod report;
 mod statistics;

@@ -97,13 +97,17 @@ fn table(figures: &[&Figure]) -> Vec<String> {
 }
 
 fn remark(figure: &Figure) -> Option<String> {
-    let cpu = figure.cpu_micros_a_row.map(|cpu| {
+    let cost = figure.cost_a_row.map(|cost| {
         format!(
-            "CPU a row: walhook {:.1} µs, Postgres {:.1} µs, receiver {:.1} µs",
-            cpu.walhook, cpu.postgres, cpu.receiver
+            "CPU a row: walhook {:.1} µs, Postgres {:.1} µs, receiver {:.1} µs; {:.1} rows a commit, {:.2} log reads a row",
+            cost.walhook_micros,
+            cost.postgres_micros,
+            cost.receiver_micros,
+            1.0 / cost.commits,
+            cost.log_reads
         )
     });
-    let parts: Vec<String> = cpu.into_iter().chain(figure.note.clone()).collect();
+    let parts: Vec<String> = cost.into_iter().chain(figure.note.clone()).collect();
     (!parts.is_empty()).then(|| format!("{}: {}", figure.case, parts.join("; ")))
 }
 
@@ -136,12 +140,13 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figure::{Cpu, Goal, Sample};
+    use super::super::figure::{Cost, Goal, Sample};
     use super::*;
 
     fn figure(case: &str, floor: f64, walhook: f64) -> Figure {
-        let cpu = Cpu { walhook: 12.0, postgres: 30.25, receiver: 0.0 };
-        let sample = Sample { floor: Some(floor), walhook, cpu_micros_a_row: Some(cpu) };
+        let cost =
+            Cost { walhook_micros: 12.0, postgres_micros: 30.25, receiver_micros: 0.0, log_reads: 1.5, commits: 0.01 };
+        let sample = Sample { floor: Some(floor), walhook, cost_a_row: Some(cost) };
         let (goal, needed) = (Goal::AtLeast(0.9), Some(Goal::AtLeast(0.6)));
         Figure::of(What::WalToQueue, case.into(), vec![sample], goal, needed).expect("a round")
     }
@@ -180,7 +185,9 @@ mod tests {
         let skipped = vec!["writes, for want of pgbench".to_owned()];
         let report = Report { machine, rounds: 3, rows: 1000, took_seconds: 9, figures, skipped };
         let text = report.text();
-        for part in ["2 cores, 4096 MiB", "Postgres 15.8", "pg_recvlogical", "MISSED", "walhook 12.0 µs", "pgbench"] {
+        for part in
+            ["2 cores, 4096 MiB", "Postgres 15.8", "pg_recvlogical", "MISSED", "walhook 12.0 µs", "100.0 rows a commit"]
+        {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
         assert!(text.starts_with(DEBUG_WARNING) && text.ends_with(DEBUG_WARNING));

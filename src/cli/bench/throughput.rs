@@ -9,10 +9,10 @@ use anyhow::Context;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use super::figure::{Cpu, Figure, Goal, Sample, What};
+use super::figure::{Figure, Goal, Sample, What};
 use super::ground::{Database, Ground, SLOT, program};
 use super::load::{self, SCHEMA, SHAPES, Shape, TABLE};
-use super::machine::{cpu_time, cpu_time_of_family};
+use super::meter::Meter;
 use super::receiver::COUNTED;
 use super::wait::{wait_for_count, wait_until};
 use super::{Plan, say};
@@ -72,15 +72,13 @@ async fn wal_to_queue(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Resul
     let end = shape.load(&database.session, rows).await?;
     let floor = drain(ground, &database, &end, rows).await?;
     let mut walhook = database.launch("capture")?;
+    let mut meter = Meter::start(ground, &database, &walhook).await?;
     let started = ground.wait_until_active(SLOT, || walhook.check()).await?;
-    let meter = Meter::start(ground, &walhook);
     let ended = wait_until_queued(&database, &mut walhook, rows).await?;
-    let sample = Sample {
-        floor: Some(rate(rows, floor)),
-        walhook: rate(rows, ended - started),
-        cpu_micros_a_row: Some(meter.read(rows)),
-    };
+    meter.stop();
     database.stop(walhook).await?;
+    let cost_a_row = Some(meter.read(rows).await?);
+    let sample = Sample { floor: Some(rate(rows, floor)), walhook: rate(rows, ended - started), cost_a_row };
     database.remove().await?;
     Ok(sample)
 }
@@ -135,15 +133,14 @@ async fn whole_way(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<S
     let floor = post_all(ground, shape, rows).await?;
     ground.reset_receiver().await?;
     let mut walhook = database.launch("capture,delivery,api")?;
+    let mut meter = Meter::start(ground, &database, &walhook).await?;
     let started = ground.wait_until_active(SLOT, || walhook.check()).await?;
-    let meter = Meter::start(ground, &walhook);
     wait_until_delivered(ground, &database, &mut walhook, rows, longest(rows)).await?;
-    let sample = Sample {
-        floor: Some(rate(rows, floor)),
-        walhook: rate(rows, started.elapsed()),
-        cpu_micros_a_row: Some(meter.read(rows)),
-    };
+    let took = started.elapsed();
+    meter.stop();
     database.stop(walhook).await?;
+    let cost_a_row = Some(meter.read(rows).await?);
+    let sample = Sample { floor: Some(rate(rows, floor)), walhook: rate(rows, took), cost_a_row };
     database.remove().await?;
     Ok(sample)
 }
@@ -208,31 +205,4 @@ fn longest(rows: u64) -> Duration {
 
 fn rate(rows: u64, took: Duration) -> f64 {
     rows as f64 / took.as_secs_f64()
-}
-
-/// CPU time of everything that takes part, from now on.
-struct Meter<'a> {
-    ground: &'a Ground,
-    walhook: u32,
-    before: [Duration; 3],
-}
-
-impl<'a> Meter<'a> {
-    fn start(ground: &'a Ground, walhook: &Walhook) -> Meter<'a> {
-        let mut meter = Meter { ground, walhook: walhook.process_id(), before: [Duration::ZERO; 3] };
-        meter.before = meter.look();
-        meter
-    }
-
-    fn look(&self) -> [Duration; 3] {
-        let postgres = self.ground.cluster().process_id().map_or(Duration::ZERO, cpu_time_of_family);
-        [cpu_time(self.walhook), postgres, cpu_time(self.ground.receiver_process())]
-    }
-
-    fn read(&self, rows: u64) -> Cpu {
-        let after = self.look();
-        let micros =
-            |index: usize| after[index].saturating_sub(self.before[index]).as_secs_f64() * 1_000_000.0 / rows as f64;
-        Cpu { walhook: micros(0), postgres: micros(1), receiver: micros(2) }
-    }
 }
