@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walhook::cli::{demo, serve};
+use walhook::cli::{bench, demo, serve};
 
 /// Delivers committed Postgres row changes to webhooks.
 #[derive(Parser)]
@@ -19,6 +19,11 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// See it work: a private throwaway Postgres, a sample shop, its webhooks
     Demo(demo::DemoArgs),
+    /// Measure it against its floors: a private throwaway Postgres, a receiver, medians of several rounds
+    Bench(bench::BenchArgs),
+    /// The webhooks' receiver of the benchmark, which starts it
+    #[command(hide = true)]
+    BenchReceiver(bench::ReceiverArgs),
 }
 
 fn main() -> ExitCode {
@@ -27,7 +32,12 @@ fn main() -> ExitCode {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("walhook: a TLS provider was installed before the program's own");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // The receiver of the benchmark is to take as little of the machine as it can.
+    let mut builder = match arguments.command {
+        Command::BenchReceiver(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("walhook: no runtime: {error}");
@@ -38,6 +48,8 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Serve(args) => Box::pin(serve::run(*args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await.map(|()| ExitCode::SUCCESS),
+            Command::Bench(args) => Box::pin(bench::run(args)).await.map(|()| ExitCode::SUCCESS),
+            Command::BenchReceiver(args) => bench::receive(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     result.unwrap_or_else(|error| {

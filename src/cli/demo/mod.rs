@@ -12,9 +12,9 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::cli::stage::StopSignal;
 use crate::postgres::Session;
 use expectation::Expectation;
 use receiver::Receiver;
@@ -166,24 +166,4 @@ async fn query(session: &Session, sql: &str) -> Result<Table, tokio_postgres::Er
         }
     }
     Ok(table)
-}
-
-/// Ctrl-C and SIGTERM. Listened to from the start, so that neither ends us without a clean-up.
-struct StopSignal {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignal {
-    fn listen() -> anyhow::Result<StopSignal> {
-        let listen = |kind| signal(kind).context("signals cannot be listened to");
-        Ok(StopSignal { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -1,0 +1,78 @@
+//! How much memory the walhook process takes: idle, and while one huge transaction goes through it.
+
+use std::time::{Duration, Instant};
+
+use super::figure::{Figure, Goal, Sample, What};
+use super::ground::{Ground, SLOT};
+use super::load::{self, SCHEMA, Shape, TABLE};
+use super::machine::peak_memory_mib;
+use super::receiver::COUNTED;
+use super::throughput::wait_until_delivered;
+use super::{Plan, say};
+
+/// Long enough for every clock inside walhook to have ticked.
+const IDLE: Duration = Duration::from_secs(6);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Measures both; `None` where the system does not tell.
+///
+/// # Errors
+/// Where walhook ends, or does not get through in time.
+pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Option<Vec<Figure>>> {
+    if peak_memory_mib(std::process::id()).is_none() {
+        return Ok(None);
+    }
+    say("memory, idle");
+    let idle = idle(ground).await?;
+    say(&format!("memory, one transaction of {} rows", plan.huge_rows));
+    let huge = huge(ground, plan.huge_rows).await?;
+    let figure = |case: String, value, most| {
+        Figure::of(What::Memory, case, vec![Sample::new(None, value)], Goal::AtMost(most), None)
+    };
+    let took = huge.took.as_secs_f64();
+    let note = format!(
+        "{took:.1} s from the commit until all were delivered, {:.0} rows/s; at the commit it had {:.1} MiB",
+        plan.huge_rows as f64 / took,
+        huge.at_commit_mib
+    );
+    let idle = figure("idle, one trigger".into(), idle, 32.0);
+    let huge = figure(format!("a transaction of {} rows of 200 B", plan.huge_rows), huge.peak_mib, 64.0);
+    Ok(Some(idle.into_iter().chain(huge.map(|figure| figure.noting(note))).collect()))
+}
+
+async fn idle(ground: &Ground) -> anyhow::Result<f64> {
+    let database = ground.database().await?;
+    load::make_table(&database.session).await?;
+    let walhook = database.watch(SCHEMA, TABLE, "insert", COUNTED).await?;
+    database.stop(walhook).await?;
+    let mut walhook = database.launch("capture,delivery,api")?;
+    ground.wait_until_active(SLOT, || walhook.check()).await?;
+    tokio::time::sleep(IDLE).await;
+    let peak = peak_memory_mib(walhook.process_id()).unwrap_or_default();
+    database.stop(walhook).await?;
+    database.remove().await?;
+    Ok(peak)
+}
+
+struct Huge {
+    peak_mib: f64,
+    at_commit_mib: f64,
+    took: Duration,
+}
+
+async fn huge(ground: &Ground, rows: u64) -> anyhow::Result<Huge> {
+    let database = ground.database().await?;
+    load::make_table(&database.session).await?;
+    let mut walhook = database.watch(SCHEMA, TABLE, "insert", COUNTED).await?;
+    ground.reset_receiver().await?;
+    let shape = Shape { row_bytes: 200, transaction_rows: rows };
+    shape.load(&database.session, rows).await?;
+    let (committed, process) = (Instant::now(), walhook.process_id());
+    let at_commit_mib = peak_memory_mib(process).unwrap_or_default();
+    wait_until_delivered(ground, &database, &mut walhook, rows, LONGEST).await?;
+    let took = committed.elapsed();
+    let peak_mib = peak_memory_mib(process).unwrap_or_default();
+    database.stop(walhook).await?;
+    database.remove().await?;
+    Ok(Huge { peak_mib, at_commit_mib, took })
+}

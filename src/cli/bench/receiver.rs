@@ -1,0 +1,116 @@
+//! The webhooks' receiver, as a process of its own: answers 204 at once and counts.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// Requests to here are counted and nothing else.
+pub(super) const COUNTED: &str = "/hook";
+/// Of requests to here the time since `created_at` is kept as well.
+pub(super) const TIMED: &str = "/timed";
+/// `GET`: how many requests came in since the last reset.
+pub(super) const COUNT: &str = "/count";
+/// `GET`: the kept times in microseconds, as a JSON list.
+pub(super) const TIMES: &str = "/times";
+/// `POST`: forgets count and times.
+pub(super) const RESET: &str = "/reset";
+
+/// The webhooks' receiver of the benchmark.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReceiverArgs {
+    /// Port on 127.0.0.1
+    #[arg(long)]
+    port: u16,
+}
+
+#[derive(Default)]
+struct Seen {
+    count: AtomicU64,
+    micros: Mutex<Vec<i64>>,
+}
+
+/// Receives until it is ended.
+///
+/// # Errors
+/// Where it cannot listen.
+pub async fn receive(args: ReceiverArgs) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).await.context("the receiver cannot listen")?;
+    let seen: Arc<Seen> = Arc::default();
+    loop {
+        let (stream, _) = listener.accept().await.context("the receiver cannot accept")?;
+        stream.set_nodelay(true).context("a connection without its settings")?;
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(&seen, request));
+            // The client's own end of the connection shows there.
+            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+        });
+    }
+}
+
+async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let times = || seen.micros.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_timed = request.uri().path() == TIMED;
+    let body = match (request.method(), request.uri().path()) {
+        (&Method::GET, COUNT) => seen.count.load(Ordering::Relaxed).to_string(),
+        (&Method::GET, TIMES) => serde_json::Value::from(times().clone()).to_string(),
+        (&Method::POST, RESET) => {
+            seen.count.store(0, Ordering::Relaxed);
+            times().clear();
+            String::new()
+        }
+        _ => {
+            let body = read(request, is_timed).await?;
+            if is_timed {
+                times().extend(micros_since_created(&body, Utc::now()));
+            }
+            seen.count.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+    };
+    Ok(Response::new(Full::from(body)))
+}
+
+/// Every byte has to come in, but only a timed request is looked at.
+async fn read(request: Request<Incoming>, is_kept: bool) -> Result<Vec<u8>, hyper::Error> {
+    let (mut body, mut kept) = (request.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        if let (Some(data), true) = (frame?.data_ref(), is_kept) {
+            kept.extend_from_slice(data);
+        }
+    }
+    Ok(kept)
+}
+
+/// Both clocks are this machine's.
+fn micros_since_created(body: &[u8], arrived: DateTime<Utc>) -> Option<i64> {
+    let (key, text) = ("\"created_at\":\"", std::str::from_utf8(body).ok()?);
+    let rest = &text[text.find(key)? + key.len()..];
+    let created = DateTime::parse_from_rfc3339(&rest[..rest.find('"')?]).ok()?;
+    (arrived - created.to_utc()).num_microseconds()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_since_the_commit_is_read_from_the_body() {
+        let arrived = "2026-01-01T00:00:00.002500Z".parse().expect("a time");
+        let body = br#"{"id":"1","created_at":"2026-01-01T00:00:00.000000Z","trigger":{}}"#;
+        assert_eq!(micros_since_created(body, arrived), Some(2500));
+        assert_eq!(micros_since_created(b"{}", arrived), None);
+    }
+}
