@@ -145,9 +145,10 @@ impl Assembler {
         self.events.is_empty() && self.activations.is_empty()
     }
 
-    /// Whether a chunk must be cut before more is taken in.
+    /// Whether a chunk must be cut before more is taken in. One event alone is never too much, however large: nothing
+    /// could be cut from the transaction that it is the last event of so far.
     pub(super) fn is_full(&self) -> bool {
-        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+        self.events.len() >= MAX_EVENTS || (self.bytes >= MAX_BYTES && self.events.len() > 1)
     }
 
     /// Cuts the next chunk: all whole transactions, or else, when full, a part of the open one. The last event of an
@@ -157,12 +158,10 @@ impl Assembler {
         if let Some(progress) = self.whole_progress.take().filter(|_| self.whole_events + self.whole_activations > 0) {
             return Some(self.take_front(self.whole_events, self.whole_activations, Some(progress)));
         }
+        let full = self.is_full();
         let open = self.open.as_mut()?;
-        if self.events.len() >= MAX_EVENTS || (self.bytes >= MAX_BYTES && self.events.len() > 1) {
-            open.cut = true;
-            return Some(self.take_front(self.events.len() - 1, self.activations.len(), None));
-        }
-        None
+        open.cut |= full;
+        full.then(|| self.take_front(self.events.len() - 1, self.activations.len(), None))
     }
 
     /// Whether the open transaction has uncommitted chunks in the queue.

@@ -1,0 +1,84 @@
+//! What walhook keeps to itself and how much it holds: invariants 8 and 9 of DESIGN.md.
+
+mod support;
+
+use serde_json::json;
+use support::receiver::{Answer, Script};
+use support::scene::Scene;
+
+const ITEM: &str = "create table item (id bigint generated always as identity primary key, payload text)";
+const MEBIBYTE: u64 = 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_much_larger_than_memorys_bounds_stays_out_of_memory() {
+    const ROWS: usize = 60_000;
+    let scene = Scene::start(ITEM).await;
+    scene.create("item", "item", "/item", json!({"update": null, "delete": null})).await;
+    // About 120 MiB of events in one transaction.
+    scene
+        .execute(&format!("insert into item (payload) select repeat('x', 2000) from generate_series(1, {ROWS})"))
+        .await;
+    scene.arrivals("/item", ROWS).await;
+    let highest = scene.walhook.memory_kib().highest;
+    assert!(highest < 64 * MEBIBYTE, "{highest} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_many_mebibytes_pass_one_by_one() {
+    const ROWS: usize = 24;
+    let scene = Scene::start(ITEM).await;
+    scene.create("item", "item", "/item", json!({"update": null, "delete": null})).await;
+    scene.receiver.on("/item", Script::first(1, Answer::status(500)));
+    // Random text, which the database cannot compress: 24 rows of 4 MiB.
+    scene
+        .execute(&format!(
+            "insert into item (payload) select (select string_agg(md5(g::text || i::text), '') from \
+             generate_series(1, 131072) i) from generate_series(1, {ROWS}) g"
+        ))
+        .await;
+    let arrived = scene.arrivals("/item", ROWS).await;
+    assert!(arrived.iter().all(|request| request.body.len() > 4 * 1024 * 1024));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
+    const SECRETS: [&str; 3] = ["row-value-4711", "header-secret-4711", "url-secret-4711"];
+    let scene = Scene::start_with(ITEM, |start| {
+        let start = start.env("HEADER", "header-secret-4711").env("URL_KEY", "url-secret-4711");
+        // As an operator would who looks for a fault.
+        start.env("WALHOOK_LOG", "debug,walhook=trace")
+    })
+    .await;
+    let password = scene.database.settings().password();
+    let refused = scene.receiver.url("/refused?key={{URL_KEY}}");
+    let headers = json!([{"name": "X-Secret", "value_from_env": "HEADER"}]);
+    scene.create("echo", "item", "/echo", json!({"headers": headers})).await;
+    let (status, _) = scene
+        .call(
+            "create_event_trigger",
+            json!({"name": "refused", "table": "item", "webhook": refused,
+              "headers": headers, "insert": {"columns": "*"}}),
+        )
+        .await;
+    assert_eq!(status, 200);
+    // The receivers fail and say what they were sent.
+    let echo = || Answer::status(500).body("row-value-4711 header-secret-4711");
+    scene.receiver.on("/echo", Script::always(echo()));
+    scene.receiver.on("/refused?key=url-secret-4711", Script::always(Answer::garbage()));
+    scene.execute("insert into item (payload) values ('row-value-4711')").await;
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'dead'", 2).await;
+    let (_, error) = scene
+        .call(
+            "create_event_trigger",
+            json!({"name": "x", "table": "item", "webhook": "{{URL_KEY}}",
+              "insert": {"columns": "*"}}),
+        )
+        .await;
+    let log = scene.walhook.log();
+    let errors: String = scene.value("select string_agg(coalesce(error, ''), ' ') from walhook.attempt", &[]).await;
+    for secret in SECRETS.into_iter().chain([password.as_str()]) {
+        for (place, text) in [("the log", &log), ("an API error", &error.to_string()), ("attempt.error", &errors)] {
+            assert!(!text.contains(secret), "{secret} is in {place}: {text}");
+        }
+    }
+}
