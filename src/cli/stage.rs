@@ -1,4 +1,5 @@
-//! What `walhook demo` and `walhook bench` share: walhook itself as a process of its own, and the signals that end them.
+//! What `walhook demo` and `walhook bench` share: walhook itself as a process of its own, and the signals that end
+//! them.
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -99,7 +99,8 @@ fn table(figures: &[&Figure]) -> Vec<String> {
 fn remark(figure: &Figure) -> Option<String> {
     let cost = figure.cost_a_row.map(|cost| {
         format!(
-            "CPU a row: walhook {:.1} µs, Postgres {:.1} µs, receiver {:.1} µs; {:.1} rows a commit, {:.2} log reads a row",
+            "CPU a row: walhook {:.1} µs, Postgres {:.1} µs, receiver {:.1} µs; {:.1} rows a commit, \
+             {:.2} log reads a row",
             cost.walhook_micros,
             cost.postgres_micros,
             cost.receiver_micros,
