@@ -22,8 +22,9 @@ const KEY_BYTES: usize = 8;
 /// # Errors
 /// What Postgres said.
 pub(super) async fn make_table(session: &Session) -> anyhow::Result<()> {
-    let statement = "create schema bench; create table bench.item \
-                     (id bigint generated always as identity primary key, payload text not null)";
+    let statement = "create schema bench; \
+                     create table bench.item ( \
+                         id bigint generated always as identity primary key, payload text not null)";
     Ok(session.batch_execute(statement).await?)
 }
 
