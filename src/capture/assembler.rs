@@ -145,9 +145,11 @@ impl Assembler {
         self.events.is_empty() && self.activations.is_empty()
     }
 
-    /// Whether a chunk must be cut before more is taken in.
+    /// Whether a chunk must be cut before more is taken in. Only when one can be cut: a single event of an open
+    /// transaction is kept back however big it is, until the next one or the commit comes.
     pub(super) fn is_full(&self) -> bool {
-        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+        let has_much = self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES;
+        has_much && (self.events.len() > 1 || self.whole_events > 0)
     }
 
     /// Cuts the next chunk: all whole transactions, or else, when full, a part of the open one. The last event of an
