@@ -12,10 +12,12 @@ use crate::queue::{Backlog, Bounds, Deferred, Logged, Settled};
 
 /// Requests of one trigger under way at a time.
 const MAX_IN_FLIGHT: usize = 64;
-const MAX_READY: usize = 2_000;
-const MAX_READY_BYTES: usize = 512 * 1024;
-/// Below this many ready events the log is read on.
-const LOW_READY: usize = 500;
+const MAX_READY: usize = 4_000;
+/// What all triggers together may hold in memory, shared evenly between them.
+const READY_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
+const READY_BYTES_OF_ONE: std::ops::RangeInclusive<usize> = 64 * 1024..=4 * 1024 * 1024;
+/// An event beside its row text.
+const EVENT_BYTES: usize = 256;
 /// Events between the oldest that is not done and the newest that was taken: what a restart has to look at again.
 const MAX_WINDOW: usize = 65_536;
 const MAX_DEFERRED_IN_HAND: usize = 64;
@@ -54,6 +56,10 @@ pub(super) struct TriggerQueue {
     pub(super) endpoint: Result<Arc<Endpoint>, String>,
     ready: VecDeque<Ready>,
     ready_bytes: usize,
+    /// The most that `ready_bytes` may come to, passed by one event at most.
+    allowance: usize,
+    /// Bytes of row text of an event, about, as the last ones had.
+    usual_size: usize,
     in_flight: usize,
     tracker: Tracker,
     /// How far the log was taken; follows the log's end while live.
@@ -83,6 +89,8 @@ impl TriggerQueue {
             endpoint,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            allowance: *READY_BYTES_OF_ONE.start(),
+            usual_size: 0,
             in_flight: 0,
             tracker: Tracker::default(),
             taken_to,
@@ -94,6 +102,12 @@ impl TriggerQueue {
             dirty: false,
             failures: Failures::default(),
         }
+    }
+
+    /// Sets the trigger's share of memory, by how many triggers there are.
+    pub(super) fn share_memory(&mut self, triggers: usize) {
+        let share = READY_BYTES_OF_ALL / triggers.max(1);
+        self.allowance = share.clamp(*READY_BYTES_OF_ONE.start(), *READY_BYTES_OF_ONE.end());
     }
 
     /// Takes an event from the feed, if this trigger is that far.
@@ -110,9 +124,9 @@ impl TriggerQueue {
             }
             Intake::Reading { tail: tail @ Some(_), .. } => {
                 let kept = tail.get_or_insert_default();
-                kept.bytes += logged.event.size();
+                kept.bytes += logged.event.size() + EVENT_BYTES;
                 kept.events.push(logged);
-                if kept.bytes > MAX_READY_BYTES || kept.events.len() > MAX_READY {
+                if kept.bytes > self.allowance || kept.events.len() > MAX_READY {
                     *tail = None;
                 }
             }
@@ -147,12 +161,16 @@ impl TriggerQueue {
             self.intake = Intake::Live;
             return None;
         }
-        if self.ready.len() > LOW_READY || !self.has_room() {
+        // A read for a few events costs as much as one for many: half of the room must be free.
+        if self.ready.len() > MAX_READY / 2 || self.ready_bytes > self.allowance / 2 || !self.has_room() {
             return None;
         }
         self.intake = Intake::Reading { up_to: head, tail: Some(Tail::default()) };
-        let rows = (MAX_READY - self.ready.len()) as i64;
-        let bytes = (MAX_READY_BYTES - self.ready_bytes) as i64;
+        let bytes = self.allowance - self.ready_bytes;
+        // Rows beyond the bytes would be looked at in vain, so about as many are asked for as will fit.
+        let fitting = bytes / (self.usual_size + EVENT_BYTES) + 1;
+        let rows = fitting.min(MAX_READY - self.ready.len()) as i64;
+        let bytes = bytes as i64;
         Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
     }
 
@@ -186,18 +204,19 @@ impl TriggerQueue {
     }
 
     fn take(&mut self, logged: Logged) {
+        self.usual_size = (self.usual_size * 7 + logged.event.size()) / 8;
         self.tracker.start(logged.event.lane, logged.seq);
         self.dirty = true;
         self.push(Ready { logged, number: 0, deferred: false });
     }
 
     fn push(&mut self, ready: Ready) {
-        self.ready_bytes += ready.logged.event.size();
+        self.ready_bytes += ready.logged.event.size() + EVENT_BYTES;
         self.ready.push_back(ready);
     }
 
     fn has_room(&self) -> bool {
-        self.ready.len() < MAX_READY && self.ready_bytes < MAX_READY_BYTES && self.tracker.len() < MAX_WINDOW
+        self.ready.len() < MAX_READY && self.ready_bytes < self.allowance && self.tracker.len() < MAX_WINDOW
     }
 
     /// How many due deferred events may be fetched.
@@ -234,7 +253,7 @@ impl TriggerQueue {
         }
         let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
         let ready = self.ready.pop_front()?;
-        self.ready_bytes -= ready.logged.event.size();
+        self.ready_bytes -= ready.logged.event.size() + EVENT_BYTES;
         self.in_flight += 1;
         Some((ready, endpoint))
     }

@@ -190,6 +190,8 @@ impl Dispatcher {
                 self.give_turn(trigger.id);
             }
         }
+        let triggers = self.triggers.len();
+        self.triggers.values_mut().for_each(|queue| queue.share_memory(triggers));
         self.look_for_reads = true;
         self.next_due = Some(Timestamp::now());
         if self.load_again || !self.waiters_of_next_load.is_empty() {
