@@ -144,8 +144,9 @@ impl Running<'_> {
         }
     }
 
-    /// A writer at work notices by itself that its session was ended, an idle one does not. It must: a server that shuts
-    /// down ends our session and then keeps the stream open, pinging, until we acknowledge what we cannot write any more.
+    /// A writer at work notices by itself that its session was ended, an idle one does not. It must: a server that
+    /// shuts down ends our session and then keeps the stream open, pinging, until we acknowledge what we cannot write
+    /// any more.
     fn check_session(&self) -> Result<(), Error> {
         match &self.log {
             Log::Idle(writer) if writer.session().is_closed() => {

@@ -14,8 +14,8 @@ use super::wait::eventually;
 
 /// The table of truth: each row was inserted with `n` 0 and updated `n` times, one by one. So the table itself says
 /// which events must be there, also after commits whose answer was lost.
-pub const LEDGER: &str = "create table public.ledger (id bigint generated always as identity primary key, n int not null \
-                          default 0, padding text)";
+pub const LEDGER: &str = "create table public.ledger (id bigint generated always as identity primary key, \
+                          n int not null default 0, padding text)";
 
 /// A generator of the xorshift kind, so that a failure can be repeated from its seed.
 #[derive(Clone, Debug)]
