@@ -19,7 +19,8 @@ const STATE: &str = "
         (select json_agg(json_build_array(relname, relreplident) order by relname) from pg_class
          where relnamespace = 'public'::regnamespace),
         (select json_agg(json_build_array(id, version, definition) order by id) from walhook.trigger),
-        (select json_agg(json_build_array(trigger_id, version) order by trigger_id, version) from walhook.trigger_version),
+        (select json_agg(json_build_array(trigger_id, version) order by trigger_id, version)
+         from walhook.trigger_version),
         (select json_agg(w order by relation) from walhook.watched_table w),
         (select count(*) from walhook.event), (select count(*) from walhook.deferred))::text";
 

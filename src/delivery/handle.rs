@@ -9,7 +9,7 @@ use crate::model::EventId;
 pub enum Command {
     /// A definition was created, replaced or deleted: load the definitions anew, then answer.
     CatalogueChanged(oneshot::Sender<()>),
-    /// Whether a request for this event is under way.
+    /// Whether a request for this event is under way or not yet recorded.
     IsInFlight(EventId, oneshot::Sender<bool>),
     /// A deferred row was added that is due now.
     DeferredAdded,
@@ -36,7 +36,7 @@ impl Handle {
         self.ask(Command::CatalogueChanged).await;
     }
 
-    /// Whether a request for this event is under way in this process.
+    /// Whether a request for this event is under way in this process, or was and is not yet recorded.
     pub async fn is_in_flight(&self, event: EventId) -> bool {
         self.ask(|answer| Command::IsInFlight(event, answer)).await.unwrap_or(false)
     }

@@ -12,6 +12,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Endpoint;
 use crate::model::{Outcome, Response};
@@ -29,6 +30,9 @@ const IDLE_CONNECTIONS_A_HOST: usize = 128;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// How much of an answer is kept.
 const HEAD_BYTES: usize = 1024;
+
+/// What stays as it is in a column's name.
+const COLUMN_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'$');
 
 /// Names columns that belong in the payload but were not in the WAL.
 const MISSING_COLUMNS: HeaderName = HeaderName::from_static("walhook-missing-columns");
@@ -63,7 +67,7 @@ impl Client {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = endpoint.url.clone();
         *request.headers_mut() = endpoint.headers.clone();
-        if let Some(value) = missing.and_then(|names| HeaderValue::from_str(&names.join(",")).ok()) {
+        if let Some(value) = missing.and_then(|names| HeaderValue::from_str(&column_list(names)).ok()) {
             request.headers_mut().insert(MISSING_COLUMNS, value);
         }
         let timeout = endpoint.timeout();
@@ -96,6 +100,12 @@ async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, Strin
     // Postgres' text holds no zero byte.
     let head = String::from_utf8_lossy(&head).replace('\0', "\u{fffd}");
     Ok(Response { status, retry_after_sec, head })
+}
+
+/// Names joined by commas; percent-encoded, as a name may hold a comma and what a header may not.
+fn column_list(names: &[String]) -> String {
+    let encoded: Vec<String> = names.iter().map(|name| utf8_percent_encode(name, COLUMN_NAME).to_string()).collect();
+    encoded.join(",")
 }
 
 /// A positive number of whole seconds; anything else is as good as none (reference/hasura.md, 3.2).

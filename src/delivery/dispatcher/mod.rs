@@ -24,8 +24,8 @@ use crate::queue::{FeedItem, FeedReceiver, Settled};
 
 /// Requests under way at a time, of all triggers together.
 const MAX_IN_FLIGHT: usize = 1024;
-/// Attempts that ended and are not yet durable. With the requests under way, this is what a crash may send again.
-const MAX_UNRECORDED: usize = 2048;
+/// Events whose request is under way or whose outcome is not yet durable: what a crash may send again.
+const MAX_BUSY: usize = 2048;
 /// A trigger's turn, so that a busy one does not keep the others waiting.
 const TURN: usize = 16;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,13 +57,14 @@ pub(super) struct Dispatcher {
     in_turns: HashSet<Uuid>,
     /// Everything in the log up to this was told by the feed or is known to be unread.
     head: i64,
-    in_flight: HashSet<EventId>,
+    /// From the start of a request until its outcome is durable.
+    busy: HashSet<EventId>,
+    /// How many of those have their request under way.
+    requests: usize,
     ended: mpsc::UnboundedReceiver<Settled>,
     ended_sender: mpsc::UnboundedSender<Settled>,
     /// Ended, and to be recorded.
     unrecorded: Vec<Settled>,
-    /// Handed to the recorder.
-    in_recorder: usize,
     fetches: JoinSet<Fetched>,
     reading: usize,
     /// Whether a trigger may have become ready to read on since the last look at all of them.
@@ -108,11 +109,11 @@ impl Dispatcher {
             turns: VecDeque::new(),
             in_turns: HashSet::new(),
             head: 0,
-            in_flight: HashSet::new(),
+            busy: HashSet::new(),
+            requests: 0,
             ended,
             ended_sender,
             unrecorded: Vec::new(),
-            in_recorder: 0,
             fetches: JoinSet::new(),
             reading: 0,
             look_for_reads: false,
@@ -168,11 +169,6 @@ impl Dispatcher {
             self.start_attempts();
         }
         self.start_recording();
-    }
-
-    /// Attempts that ended and are not durable.
-    fn unsettled(&self) -> usize {
-        self.unrecorded.len() + self.in_recorder
     }
 
     fn due_at(&self) -> Option<Instant> {

@@ -31,7 +31,6 @@ impl Dispatcher {
             Report::Lost => self.owner = false,
             Report::Recorded(batch) => {
                 self.recording = false;
-                self.in_recorder = 0;
                 batch.iter().for_each(|settled| self.on_recorded(settled));
             }
             Report::CursorsWritten => self.recording = false,
@@ -39,6 +38,7 @@ impl Dispatcher {
     }
 
     pub(super) fn on_recorded(&mut self, settled: &Settled) {
+        self.busy.remove(&settled.event_id);
         if let Verdict::RetryAt(due) = settled.attempt.verdict {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
@@ -51,7 +51,7 @@ impl Dispatcher {
     }
 
     pub(super) fn on_ended(&mut self, settled: Settled) {
-        self.in_flight.remove(&settled.event_id);
+        self.requests -= 1;
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
             queue.request_ended(&settled);
             self.look_for_reads |= !queue.is_live();
@@ -72,7 +72,7 @@ impl Dispatcher {
             Command::IsInFlight(event, answer) => {
                 // One that was fetched because it is due is as good as sent.
                 let fetched = || self.triggers.values().any(|queue| queue.has_deferred(event));
-                let _ = answer.send(self.in_flight.contains(&event) || fetched());
+                let _ = answer.send(self.busy.contains(&event) || fetched());
             }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
         }

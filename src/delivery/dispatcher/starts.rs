@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Dispatcher, MAX_IN_FLIGHT, MAX_UNRECORDED, READS, TURN};
+use super::{Dispatcher, MAX_BUSY, MAX_IN_FLIGHT, READS, TURN};
 use crate::delivery::attempt::attempt;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
@@ -11,13 +11,14 @@ use crate::queue::CursorMove;
 
 impl Dispatcher {
     pub(super) fn start_attempts(&mut self) {
-        while self.in_flight.len() < MAX_IN_FLIGHT && self.in_flight.len() + self.unsettled() < MAX_UNRECORDED {
+        while self.requests < MAX_IN_FLIGHT && self.busy.len() < MAX_BUSY {
             let Some(id) = self.turns.pop_front() else { return };
             self.in_turns.remove(&id);
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
             for _ in 0..TURN {
                 let Some((ready, endpoint)) = queue.next() else { break };
-                self.in_flight.insert(ready.logged.id());
+                self.busy.insert(ready.logged.id());
+                self.requests += 1;
                 let (client, ended) = (self.client.clone(), self.ended_sender.clone());
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
@@ -57,7 +58,6 @@ impl Dispatcher {
             return;
         }
         let work = if !self.unrecorded.is_empty() {
-            self.in_recorder = self.unrecorded.len();
             Work::Outcomes(std::mem::take(&mut self.unrecorded))
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();

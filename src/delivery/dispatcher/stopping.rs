@@ -13,7 +13,7 @@ impl Dispatcher {
         let deadline = Instant::now() + self.grace;
         let mut cursors_started = false;
         while self.owner {
-            let quiet = self.in_flight.is_empty() && self.unsettled() == 0 && !self.recording;
+            let quiet = self.busy.is_empty() && !self.recording;
             if quiet && std::mem::replace(&mut cursors_started, true) {
                 return;
             }
@@ -30,7 +30,7 @@ impl Dispatcher {
                 },
                 Some(settled) = self.ended.recv() => self.on_ended(settled),
                 () = sleep_until(deadline) => {
-                    let left = self.in_flight.len() + self.unsettled();
+                    let left = self.busy.len();
                     warn!("the grace time is over: {left} events will be sent again after the next start");
                     return;
                 }
