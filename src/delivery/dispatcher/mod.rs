@@ -26,6 +26,10 @@ use crate::queue::{FeedItem, FeedReceiver, Settled};
 const MAX_IN_FLIGHT: usize = 1024;
 /// Events whose request is under way or whose outcome is not yet durable: what a crash may send again.
 const MAX_BUSY: usize = 2048;
+/// Between two recordings, unless there is much to record: nobody waits for the record of an accepted event, and each
+/// one is a commit on a server that the application shares.
+const BETWEEN_RECORDINGS: Duration = Duration::from_millis(20);
+const MUCH_TO_RECORD: usize = 512;
 /// A trigger's turn, so that a busy one does not keep the others waiting.
 const TURN: usize = 16;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
@@ -65,6 +69,8 @@ pub(super) struct Dispatcher {
     ended_sender: mpsc::UnboundedSender<Settled>,
     /// Ended, and to be recorded.
     unrecorded: Vec<Settled>,
+    /// Not before this, unless there is much to record.
+    record_at: Instant,
     fetches: JoinSet<Fetched>,
     reading: usize,
     /// Whether a trigger may have become ready to read on since the last look at all of them.
@@ -114,6 +120,7 @@ impl Dispatcher {
             ended,
             ended_sender,
             unrecorded: Vec::new(),
+            record_at: Instant::now(),
             fetches: JoinSet::new(),
             reading: 0,
             look_for_reads: false,
@@ -148,6 +155,7 @@ impl Dispatcher {
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
                 item = next_item(&mut self.feed) => self.on_feed(item),
+                () = sleep_until(self.record_at), if self.waits_to_record() => {}
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
                 _ = cursor_clock.tick() => self.cursors_due = true,
                 _ = head_clock.tick() => self.start_head(),

@@ -1,8 +1,9 @@
 //! What the dispatcher starts: attempts, reads, recordings.
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Dispatcher, MAX_BUSY, MAX_IN_FLIGHT, READS, TURN};
+use super::{BETWEEN_RECORDINGS, Dispatcher, MAX_BUSY, MAX_IN_FLIGHT, MUCH_TO_RECORD, READS, TURN};
 use crate::delivery::attempt::attempt;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
@@ -53,11 +54,18 @@ impl Dispatcher {
         }
     }
 
+    /// Whether outcomes are held back only because the last recording was a moment ago.
+    pub(super) fn waits_to_record(&self) -> bool {
+        let few = (1..MUCH_TO_RECORD).contains(&self.unrecorded.len());
+        !self.recording && few && Instant::now() < self.record_at
+    }
+
     pub(super) fn start_recording(&mut self) {
-        if self.recording {
+        if self.recording || self.waits_to_record() {
             return;
         }
         let work = if !self.unrecorded.is_empty() {
+            self.record_at = Instant::now() + BETWEEN_RECORDINGS;
             Work::Outcomes(std::mem::take(&mut self.unrecorded))
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();

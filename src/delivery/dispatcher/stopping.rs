@@ -18,6 +18,7 @@ impl Dispatcher {
                 return;
             }
             self.cursors_due = quiet;
+            self.record_at = Instant::now();
             self.start_recording();
             if quiet && !self.recording {
                 return;
