@@ -12,7 +12,7 @@ use crate::pgoutput::{self, Cell, Message, Relation, Tuple};
 use crate::queue::{Activation, Chunk};
 
 const MAX_EVENTS: usize = 1000;
-const MAX_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Collects what transactions make until it is worth an append.
 pub(super) struct Assembler {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -32,6 +32,10 @@ const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// smaller step would keep an idle database busy with itself.
 const IDLE_STEP: u64 = 64 * 1024;
 const IDLE_STEP_AT_ONCE: u64 = 16 * 1024 * 1024;
+/// When so many changes come within one append, the next one waits this long for more: a commit for every few of them
+/// would take the processor from the walsender. Slower streams never wait.
+const MANY_EVENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(2);
 /// Frames taken in a row before other tasks of this thread get a turn.
 const FRAMES_IN_A_ROW: u32 = 1024;
 
@@ -70,6 +74,7 @@ pub(super) async fn run(
         reached: progress.lsn,
         last_frame: Instant::now(),
         idle_written: Instant::now(),
+        append_at: Instant::now(),
     };
     let result = running.run_until(stop).await;
     running.stream.close().await;
@@ -121,11 +126,13 @@ struct Running<'a> {
     reached: Lsn,
     last_frame: Instant,
     idle_written: Instant,
+    /// No append before this, unless the chunk is full.
+    append_at: Instant,
 }
 
 impl Running<'_> {
     /// The loop. Arms in order of priority: the stop; the end of an append, which frees the writer and lets us
-    /// acknowledge; the next frame, if there is room; the tick. Each is cancel-safe: the append lives in `self.log`
+    /// acknowledge; the next frame, if there is room; the end of a pause; the tick. Each is cancel-safe: the append lives in `self.log`
     /// across iterations, and a frame that was not returned was not taken.
     async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut tick = interval(TICK);
@@ -144,6 +151,7 @@ impl Running<'_> {
                     let reached = self.assembler.take(frame?)?;
                     self.note_reached(reached);
                 }
+                () = sleep_until(self.append_at), if !self.assembler.is_empty() && self.pauses() => {}
                 _ = tick.tick() => within(TICK_TIMEOUT, self.tick()).await?,
             }
         }
@@ -190,7 +198,7 @@ impl Running<'_> {
     }
 
     fn start_append(&mut self) {
-        if !matches!(self.log, Log::Idle(_)) {
+        if !matches!(self.log, Log::Idle(_)) || self.pauses() {
             return;
         }
         let Some(chunk) = self.assembler.cut() else { return };
@@ -203,8 +211,16 @@ impl Running<'_> {
         };
     }
 
+    /// Whether the next append waits, so that its commit serves more changes.
+    fn pauses(&self) -> bool {
+        !self.assembler.is_full() && Instant::now() < self.append_at
+    }
+
     fn appended(&mut self, (writer, appended): (Box<LogWriter>, Appended)) {
         self.log = Log::Idle(writer);
+        if appended.events.len() >= MANY_EVENTS {
+            self.append_at = Instant::now() + PAUSE;
+        }
         let Some(progress) = appended.progress else { return };
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
@@ -272,6 +288,7 @@ impl Running<'_> {
                 // Its chunks are uncommitted and go with the session; the next start reads it again.
                 return Ok(());
             }
+            self.append_at = Instant::now();
             self.start_append();
             if let Log::Idle(_) = self.log {
                 return within(TICK_TIMEOUT, self.write_idle_progress()).await;
