@@ -4,8 +4,7 @@
 with invoked as (
     insert into walhook.event (seq, commit_lsn, ordinal, committed_at, xid, source_id, lane, id, trigger_id, operation,
                                schema_name, table_name, old, new, missing_columns)
-    values (nextval('walhook.manual_seq'), '0/0', 0, $1, '0', 0, $2, $3, $4, 'MANUAL', $5, $6, null, $7::text::json,
-            null)
+    values (nextval('walhook.manual_seq'), '0/0', 0, $1, '0', 0, $2, $3, $4, 'MANUAL', $5, $6, null, $7, null)
     returning id, trigger_id, source_id, seq, committed_at, lane
 )
 insert into walhook.deferred (event_id, trigger_id, source_id, seq, committed_at, lane, reason)

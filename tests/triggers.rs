@@ -81,10 +81,10 @@ async fn rows_written_after_the_answer_arrive_while_writers_hammer_the_table() {
         writer.await.expect("a writer");
     }
     let missing = "select count(*) from hot where created = 1 and not exists
-                   (select from walhook.event where (new ->> 'id')::bigint = hot.id)";
+                   (select from walhook.event where (new::json ->> 'id')::bigint = hot.id)";
     scene.wait_for_count(missing, 0).await;
     // And what was committed before is not there: events begin at one place and have no gap from there on.
-    let holes = "with places as (select (new ->> 'id')::bigint as id, commit_lsn from walhook.event)
+    let holes = "with places as (select (new::json ->> 'id')::bigint as id, commit_lsn from walhook.event)
                  select count(*) from hot, (select min(id) as first from places) s
                  where hot.id > s.first + 10 and not exists (select from places p where p.id = hot.id)";
     assert_eq!(scene.count(holes).await, 0);

@@ -17,7 +17,7 @@ select e.id, t.name as trigger, e.operation, e.schema_name, e.table_name, e.comm
        end as status,
        coalesce(a.attempts, 0) as attempts, a.status as last_status, a.error as last_error,
        a.started_at as last_attempt_at, d.due_at as next_attempt_at,
-       e.old, e.new, e.missing_columns, e.commit_lsn, e.ordinal, e.xid, e.seq, e.source_id
+       e.old::json as old, e.new::json as new, e.missing_columns, e.commit_lsn, e.ordinal, e.xid, e.seq, e.source_id
 from walhook.event e
 left join walhook.trigger t on t.id = e.trigger_id
 left join walhook.deferred d on d.event_id = e.id

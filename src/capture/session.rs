@@ -132,8 +132,8 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// The loop. Arms in order of priority: the stop; the end of an append, which frees the writer and lets us
-    /// acknowledge; the next frame, if there is room; the end of a pause; the tick. Each is cancel-safe: the append lives in `self.log`
-    /// across iterations, and a frame that was not returned was not taken.
+    /// acknowledge; the next frame, if there is room; the end of a pause; the tick. Each is cancel-safe: the append
+    /// lives in `self.log` across iterations, and a frame that was not returned was not taken.
     async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

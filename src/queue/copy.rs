@@ -71,7 +71,7 @@ impl CopyRows {
         self.bytes(value.as_bytes());
     }
 
-    /// Text, and `json`, whose binary form is its text.
+    /// Text.
     pub(super) fn bytes(&mut self, value: &[u8]) {
         self.buffer.put_i32(i32::try_from(value.len()).expect("a value from Postgres is shorter than 1 GiB"));
         self.buffer.put_slice(value);

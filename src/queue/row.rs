@@ -55,7 +55,7 @@ pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, firs
         what: format!("event {seq} of source {source_id}"),
         reason: format!("unknown operation {operation:?}"),
     })?;
-    let json = |index: usize| row.get::<_, Option<&str>>(index).map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let rows = |index: usize| row.get::<_, Option<&str>>(index).map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let lane: i16 = row.get(first + 1);
     let ordinal: i64 = row.get(first + 6);
     let xid: i64 = row.get(first + 7);
@@ -69,8 +69,8 @@ pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, firs
         position: Position { commit_lsn: lsn(row.get(first + 5)), ordinal: ordinal as u64 },
         xid: xid as u32,
         committed_at: row.get::<_, PgTime>(first + 8).0,
-        old: json(first + 9),
-        new: json(first + 10),
+        old: rows(first + 9),
+        new: rows(first + 10),
         missing: missing.map(Into::into),
     };
     Ok(Logged { seq, source_id, event })

@@ -106,7 +106,7 @@ fn transaction(dice: &mut Dice) -> String {
 /// What is wrong between the ledger and the log: each wanted event that is not there, each that is there too often.
 const DIFFERENCE: &str = "
     with wanted as (select l.id, v as n from public.ledger l cross join generate_series(0, l.n) v),
-         found as (select (new ->> 'id')::bigint as id, (new ->> 'n')::int as n from walhook.event)
+         found as (select (new::json ->> 'id')::bigint as id, (new::json ->> 'n')::int as n from walhook.event)
     select (select count(*) from (select * from wanted except all select * from found) lost) as lost,
            (select count(*) from (select * from found except all select * from wanted) extra) as extra,
            (select count(*) - count(distinct (commit_lsn, ordinal, trigger_id)) from walhook.event) as repeated,

@@ -39,8 +39,7 @@ impl Ground {
         // As the server comes, but that no checkpoint falls into a measurement: one is made before each.
         let settings = [("max_wal_size", "16GB"), ("checkpoint_timeout", "1h")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let options =
-            Options { durability: Durability::Safe, shared_buffers_mib: 128, settings, ..Options::default() };
+        let options = Options { durability: Durability::Safe, shared_buffers_mib: 128, settings, ..Options::default() };
         let cluster = Cluster::start(options).await?;
         let session = connect(&cluster.settings("postgres"), "walhook bench").await?;
         let directory = tempfile::Builder::new().prefix("walhook-bench-").tempdir()?;
