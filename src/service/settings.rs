@@ -18,10 +18,10 @@ pub struct RawSettings {
     /// Name of the source [default: default]
     #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
     pub source: Option<String>,
-    /// Replication slot [default: walhook_<source>]
+    /// Replication slot; walhook_ and the source's name unless given
     #[arg(long, env = "WALHOOK_SLOT", value_name = "NAME")]
     pub slot: Option<String>,
-    /// Publication [default: walhook_<source>]
+    /// Publication; walhook_ and the source's name unless given
     #[arg(long, env = "WALHOOK_PUBLICATION", value_name = "NAME")]
     pub publication: Option<String>,
     /// Address of the API [default: 127.0.0.1:8080]

@@ -12,7 +12,7 @@ use crate::queue::CursorMove;
 
 impl Dispatcher {
     pub(super) fn start_attempts(&mut self) {
-        while self.requests < MAX_IN_FLIGHT && self.busy.len() < MAX_BUSY {
+        while self.requests < MAX_IN_FLIGHT && self.busy.len() + TURN <= MAX_BUSY {
             let Some(id) = self.turns.pop_front() else { return };
             self.in_turns.remove(&id);
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
