@@ -9,7 +9,7 @@ mod trigger;
 
 pub use attempt::{Attempt, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
-pub use position::{Lsn, ParseLsnError, Position, Timestamp};
+pub use position::{Lsn, Position, Timestamp};
 pub use table::TableName;
 pub use template::{
     Environment, Place, RESERVED_PREFIXES, TemplateError, check_template, check_variable, resolve_template,

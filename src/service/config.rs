@@ -12,17 +12,6 @@ use crate::capture;
 use crate::postgres::Settings;
 use crate::triggers::ReplicaIdentityPolicy;
 
-/// A part of the work that a node may leave to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Reading the WAL.
-    Capture,
-    /// Sending webhooks.
-    Delivery,
-    /// Answering the API.
-    Api,
-}
-
 /// What this node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {

@@ -3,7 +3,7 @@
 mod config;
 mod settings;
 
-pub use config::{Config, LogFormat, Problems, Role, Roles};
+pub use config::{Config, LogFormat, Problems, Roles};
 pub use settings::RawSettings;
 
 use std::time::Duration;

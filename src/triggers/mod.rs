@@ -65,11 +65,6 @@ impl Catalogue {
         Catalogue { pool, source, replica_identity, delivery, environment: Environment::process() }
     }
 
-    /// The same catalogue with another environment; for tests.
-    pub fn with_environment(self, environment: Environment) -> Self {
-        Catalogue { environment, ..self }
-    }
-
     /// Whether a request may name this source.
     ///
     /// # Errors

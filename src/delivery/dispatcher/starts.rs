@@ -109,8 +109,6 @@ impl Dispatcher {
     pub(super) fn start_head(&mut self) {
         if self.owner && !std::mem::replace(&mut self.head_running, true) {
             self.fetches.spawn(fetch::head(self.pool.clone(), self.source_id));
-        } else if !self.owner {
-            self.head_running = false;
         }
     }
 
