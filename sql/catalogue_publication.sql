@@ -1,7 +1,7 @@
 -- Purpose: what the publication publishes, and whether the table is in it (by name, by schema, or as one of all).
 -- Caller: triggers::publication::read. Locks: none.
 -- Index: pg_publication_pubname_index, pg_publication_rel_prrelid_prpubid_index.
-select p.pubinsert, p.pubupdate, p.pubdelete, p.pubviaroot,
+select p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot,
        -- Row filters and column lists came with Postgres 15; to_jsonb reads them where there are such columns.
        exists (select from pg_publication_rel r
                where r.prpubid = p.oid and r.prrelid = $2

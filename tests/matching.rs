@@ -74,12 +74,18 @@ fn spec(columns: Columns, payload: Columns) -> Option<OperationSpec> {
 
 fn everything() -> Operations {
     let all = || spec(Columns::All, Columns::All);
-    Operations { insert: all(), update: all(), delete: all() }
+    Operations { insert: all(), update: all(), delete: all(), truncate: false }
 }
 
 fn watch(operations: Operations) -> Watch {
-    let key_columns = vec!["id".to_owned()];
-    Watch { relation: TABLE, table: TableName::new("public", "items"), operations, key_columns }
+    Watch {
+        relation: TABLE,
+        table: TableName::new("public", "items"),
+        operations,
+        key_columns: vec!["id".to_owned()],
+        fire_on_unchanged: false,
+        trigger_on_replication: false,
+    }
 }
 
 fn trigger(number: u128) -> Uuid {
@@ -97,15 +103,23 @@ fn matcher(identity: Identity, triggers: &[Operations]) -> Matcher {
     matcher
 }
 
+fn moment() -> Moment {
+    let position = Position { commit_lsn: Lsn(1000), ordinal: 3 };
+    Moment { position, xid: 9, committed_at: Timestamp(1_536_131_661_601_701), replicated: false }
+}
+
 fn fire(matcher: &mut Matcher, bytes: &[u8]) -> Vec<Event> {
+    fire_at(matcher, bytes, &moment())
+}
+
+fn fire_at(matcher: &mut Matcher, bytes: &[u8], moment: &Moment) -> Vec<Event> {
     let change = match decode(bytes).expect("a message") {
         Message::Insert { new, .. } => Change::Insert(new),
         Message::Update { old, new, .. } => Change::Update(old, new),
         Message::Delete { old, .. } => Change::Delete(old),
+        Message::Truncate(_) => Change::Truncate,
         other => panic!("no change: {other:?}"),
     };
-    let position = Position { commit_lsn: Lsn(1000), ordinal: 3 };
-    let moment = Moment { position, xid: 9, committed_at: Timestamp(1_536_131_661_601_701) };
     let mut events = Vec::new();
     matcher.fire(TABLE, change, moment, &mut events);
     events
@@ -195,6 +209,54 @@ fn update_columns_decide_with_null_as_a_value_like_any_other() {
     ] {
         check(Identity::Full, on_name(), &update(Some((b'O', &old)), &new), expected.clone());
     }
+}
+
+#[test]
+fn an_update_that_changed_nothing_fires_on_request_only() {
+    let row = ["1", NULL, "B"];
+    let same = update(Some((b'O', &row)), &row);
+    let big_untouched = update(Some((b'O', &row)), &["1", NULL, UNCHANGED]);
+    let other_column = update(Some((b'O', &row)), &["1", NULL, "C"]);
+    let on_name = || Operations { update: spec(only(&["name"]), only(&["id"])), ..Operations::default() };
+    for bytes in [same, big_untouched, other_column] {
+        check(Identity::Full, on_name(), &bytes, json!([]));
+        let mut matcher = matcher(Identity::Full, &[]);
+        matcher.activate(trigger(1), 1, Some(Watch { fire_on_unchanged: true, ..watch(on_name()) }));
+        let events = fire(&mut matcher, &bytes);
+        assert_eq!(shown(&events[0]), json!(["UPDATE", {"id": 1}, {"id": 1}, []]));
+        assert_eq!(events.len(), 1);
+    }
+}
+
+#[test]
+fn a_truncate_fires_for_triggers_that_ask_and_has_no_rows() {
+    let mut bytes = b"T\0\0\0\x01\0".to_vec();
+    bytes.extend_from_slice(&TABLE.to_be_bytes());
+    let asks = || Operations { truncate: true, ..everything() };
+    check(Identity::Full, everything(), &bytes, json!([]));
+    check(Identity::Full, asks(), &bytes, json!([["TRUNCATE", null, null, []]]));
+    let alone = Operations { truncate: true, ..Operations::default() };
+    check(Identity::Default, alone, &bytes, json!([["TRUNCATE", null, null, []]]));
+}
+
+#[test]
+fn what_arrived_by_replication_fires_for_triggers_that_ask() {
+    let mut matcher = matcher(Identity::Full, &[everything()]);
+    matcher.activate(trigger(2), 1, Some(Watch { trigger_on_replication: true, ..watch(everything()) }));
+    let row = insert(&["1", "a", "B"]);
+    let triggers = |events: Vec<Event>| events.iter().map(|event| event.trigger_id).collect::<Vec<_>>();
+    let replicated = Moment { replicated: true, ..moment() };
+    assert_eq!(triggers(fire_at(&mut matcher, &row, &replicated)), [trigger(2)]);
+    assert_eq!(triggers(fire(&mut matcher, &row)), [trigger(1), trigger(2)]);
+}
+
+#[test]
+fn a_watch_of_an_earlier_release_reads_with_what_was_then() {
+    let stored = r#"{"relation":20000,"table":{"schema":"public","name":"items"},
+        "operations":{"insert":{"columns":"*","payload":"*"}},"key_columns":["id"]}"#;
+    let insert = spec(Columns::All, Columns::All);
+    let expected = watch(Operations { insert, ..Operations::default() });
+    assert_eq!(serde_json::from_str::<Watch>(stored).expect("a watch"), expected);
 }
 
 #[test]

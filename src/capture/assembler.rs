@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Error;
 use super::stream::Frame;
 use crate::matching::{Change, Matcher, Moment, Watch};
-use crate::model::{Event, Lsn, Position, Timestamp};
+use crate::model::{Event, Lsn, Position};
 use crate::pgoutput::{self, Cell, Message, Relation, Tuple};
 use crate::queue::{Activation, Chunk};
 
@@ -33,10 +33,8 @@ pub(super) struct Assembler {
 }
 
 struct OpenTransaction {
-    commit_lsn: Lsn,
-    xid: u32,
-    committed_at: Timestamp,
-    ordinal: u64,
+    /// Of the last change; its ordinal counts them.
+    moment: Moment,
     skipped: bool,
     /// A chunk without progress was cut from it, so its last one must hold an event.
     cut: bool,
@@ -63,7 +61,9 @@ impl Assembler {
         match frame {
             Frame::Begin { commit_lsn, xid, committed_at } => {
                 let skipped = commit_lsn < self.resume;
-                self.open = Some(OpenTransaction { commit_lsn, xid, committed_at, ordinal: 0, skipped, cut: false });
+                let position = Position { commit_lsn, ordinal: 0 };
+                let moment = Moment { position, xid, committed_at, replicated: false };
+                self.open = Some(OpenTransaction { moment, skipped, cut: false });
             }
             Frame::Data(bytes) => self.message(&bytes)?,
             Frame::Commit { end_lsn } => {
@@ -91,7 +91,12 @@ impl Assembler {
             }
             Message::Update { relation, old, new } => self.change(relation, Change::Update(old, new)),
             Message::Delete { relation, old } => self.change(relation, Change::Delete(old)),
-            Message::Truncate | Message::Type | Message::Origin => {}
+            // Without CASCADE and with it, each table is named once.
+            Message::Truncate(relations) => {
+                relations.iter().for_each(|relation| self.change(relation, Change::Truncate))
+            }
+            Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
+            Message::Type => {}
         }
         Ok(())
     }
@@ -107,17 +112,12 @@ impl Assembler {
 
     fn change(&mut self, relation: u32, change: Change<'_>) {
         let Some(open) = &mut self.open else { return };
-        open.ordinal += 1;
+        open.moment.position.ordinal += 1;
         if open.skipped {
             return;
         }
-        let moment = Moment {
-            position: Position { commit_lsn: open.commit_lsn, ordinal: open.ordinal },
-            xid: open.xid,
-            committed_at: open.committed_at,
-        };
         let before = self.events.len();
-        self.matcher.fire(relation, change, moment, &mut self.events);
+        self.matcher.fire(relation, change, &open.moment, &mut self.events);
         self.bytes += self.events[before..].iter().map(Event::size).sum::<usize>();
     }
 
@@ -135,7 +135,7 @@ impl Assembler {
         let trigger_id: Uuid = text("trigger_id").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
         let version: i32 = text("version").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
         let watch: Option<Watch> = text("watch").map(serde_json::from_str).transpose().map_err(|_| corrupt())?;
-        self.activations.push_back(Activation { trigger_id, version, commit_lsn: open.commit_lsn });
+        self.activations.push_back(Activation { trigger_id, version, commit_lsn: open.moment.position.commit_lsn });
         self.matcher.activate(trigger_id, version, watch);
         Ok(())
     }

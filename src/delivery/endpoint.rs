@@ -23,6 +23,8 @@ pub struct Endpoint {
     pub headers: HeaderMap,
     /// When to try again, and how long an attempt may take.
     pub retry_conf: RetryConf,
+    /// Whether the payload names the transaction.
+    pub transaction: bool,
 }
 
 /// These say how the request itself is sent; a configured one would break it and is left out.
@@ -44,6 +46,7 @@ impl Endpoint {
             url: url.trim().parse().map_err(|_| "the resolved webhook is not a URL".to_owned())?,
             headers: resolve_headers(definition, environment)?,
             retry_conf: definition.retry_conf,
+            transaction: definition.transaction,
         })
     }
 

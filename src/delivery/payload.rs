@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Endpoint;
-use crate::model::Event;
+use crate::model::{Event, Operation, Position};
 use crate::pgoutput::write_string;
 
 /// Bytes of a body beside its rows, about.
@@ -37,8 +37,23 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     out.extend_from_slice(b",\"new\":");
     out.extend_from_slice(event.new.as_deref().unwrap_or(b"null"));
     // Rows written past any API have no session; Hasura sends null for those as well.
-    out.extend_from_slice(b"},\"session_variables\":null,\"trace_context\":null}}");
+    out.extend_from_slice(b"},\"session_variables\":null,\"trace_context\":null");
+    if endpoint.transaction {
+        out.extend_from_slice(b",\"transaction\":");
+        out.extend_from_slice(transaction(event).as_bytes());
+    }
+    out.extend_from_slice(b"}}");
     Bytes::from(out)
+}
+
+/// Where the change stands in the source's history; null for an event that no transaction of the source made.
+fn transaction(event: &Event) -> String {
+    if event.operation == Operation::Manual {
+        return "null".to_owned();
+    }
+    let Position { commit_lsn, ordinal } = event.position;
+    let (xid, committed_at) = (event.xid, event.committed_at);
+    format!(r#"{{"xid":{xid},"commit_lsn":"{commit_lsn}","ordinal":{ordinal},"committed_at":"{committed_at}"}}"#)
 }
 
 #[cfg(test)]
@@ -49,20 +64,23 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Lsn, Operation, Position, RetryConf, TableName, Timestamp};
+    use crate::model::{Lsn, RetryConf, TableName, Timestamp};
 
-    #[test]
-    fn the_body_is_hasuras_with_the_trigger_id_of_the_seed() {
-        let endpoint = Endpoint {
+    fn endpoint() -> Endpoint {
+        Endpoint {
             trigger_id: Uuid::from_u128(7),
             name: "test_\"trigger\"".into(),
             url: "http://localhost/".parse().expect("URL"),
             headers: Default::default(),
             retry_conf: RetryConf { num_retries: 3, ..Default::default() },
-        };
-        let event = Event {
+            transaction: false,
+        }
+    }
+
+    fn event() -> Event {
+        Event {
             id: Uuid::from_u128(9),
-            trigger_id: endpoint.trigger_id,
+            trigger_id: Uuid::from_u128(7),
             lane: 0,
             operation: Operation::Insert,
             table: Arc::new(TableName::new("public", "users")),
@@ -72,8 +90,16 @@ mod tests {
             old: None,
             new: Some(Bytes::from_static(b"{\"id\":42,\"name\":\"john doe\"}")),
             missing: None,
-        };
-        let read: Value = serde_json::from_slice(&body(&endpoint, &event, 1)).expect("JSON");
+        }
+    }
+
+    fn read(endpoint: &Endpoint, event: &Event) -> Value {
+        serde_json::from_slice(&body(endpoint, event, 1)).expect("JSON")
+    }
+
+    #[test]
+    fn the_body_is_hasuras_with_the_trigger_id_of_the_seed() {
+        let read = read(&endpoint(), &event());
         let expected = json!({
             "id": "00000000-0000-0000-0000-000000000009",
             "created_at": "2018-09-05T07:14:21.601701Z",
@@ -88,5 +114,16 @@ mod tests {
             }
         });
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn the_transaction_is_named_on_request() {
+        let endpoint = Endpoint { transaction: true, ..endpoint() };
+        let expected = json!({
+            "xid": 1, "commit_lsn": "0/1", "ordinal": 1, "committed_at": "2018-09-05T07:14:21.601701Z"
+        });
+        assert_eq!(read(&endpoint, &event())["event"]["transaction"], expected);
+        let manual = read(&endpoint, &Event { operation: Operation::Manual, ..event() });
+        assert_eq!(manual["event"].get("transaction"), Some(&Value::Null));
     }
 }

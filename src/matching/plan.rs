@@ -21,10 +21,12 @@ pub enum Change<'a> {
     Update(OldRow<'a>, Tuple<'a>),
     /// A row was deleted.
     Delete(OldRow<'a>),
+    /// The table was emptied.
+    Truncate,
 }
 
 /// Where and when a change happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Moment {
     /// Commit LSN and ordinal.
     pub position: Position,
@@ -32,6 +34,8 @@ pub struct Moment {
     pub xid: u32,
     /// The commit's time.
     pub committed_at: Timestamp,
+    /// Whether the transaction arrived by replication from elsewhere: it has an origin.
+    pub replicated: bool,
 }
 
 /// Matches changes against the watches in force. Knows the tables that the stream has described so far.
@@ -59,6 +63,9 @@ struct Watcher {
     insert: Option<OperationPlan>,
     update: Option<OperationPlan>,
     delete: Option<OperationPlan>,
+    truncate: bool,
+    fire_on_unchanged: bool,
+    trigger_on_replication: bool,
 }
 
 struct OperationPlan {
@@ -95,15 +102,21 @@ impl Matcher {
     }
 
     /// Appends the events that a change makes. A table that the stream has not described makes none.
-    pub fn fire(&mut self, relation: u32, change: Change<'_>, moment: Moment, events: &mut Vec<Event>) {
+    pub fn fire(&mut self, relation: u32, change: Change<'_>, moment: &Moment, events: &mut Vec<Event>) {
         let Some(plan) = self.plans.get(&relation) else { return };
         if plan.watchers.is_empty() {
             return;
         }
         let mut printer = Printer::new(plan, change, &mut self.scratch);
         for watcher in &plan.watchers {
-            let Some((operation, wanted)) = watcher.wants(plan, change) else { continue };
-            let (old, new) = (printer.old(wanted.payload), printer.new_row(wanted.payload));
+            if moment.replicated && !watcher.trigger_on_replication {
+                continue;
+            }
+            let Some((operation, payload)) = watcher.wants(plan, change) else { continue };
+            let (old, new) = match payload {
+                Some(payload) => (printer.old(payload), printer.new_row(payload)),
+                None => (None, None),
+            };
             let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
             events.push(Event {
                 id: derive_event_id(
@@ -168,27 +181,35 @@ impl Watcher {
             insert: plan(&watch.operations.insert),
             update: plan(&watch.operations.update),
             delete: plan(&watch.operations.delete),
+            truncate: watch.operations.truncate,
+            fire_on_unchanged: watch.fire_on_unchanged,
+            trigger_on_replication: watch.trigger_on_replication,
             key: watch.key_columns.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect(),
         }
     }
 
-    /// The operation and what it sends, if this watcher fires.
-    fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, &OperationPlan)> {
-        match change {
-            Change::Insert(_) => self.insert.as_ref().map(|wanted| (Operation::Insert, wanted)),
-            Change::Delete(_) => self.delete.as_ref().map(|wanted| (Operation::Delete, wanted)),
+    /// The operation and which columns it sends (by place in [`TablePlan::masks`]), if this watcher fires.
+    fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, Option<usize>)> {
+        let (operation, wanted) = match change {
+            Change::Insert(_) => (Operation::Insert, self.insert.as_ref()?),
+            Change::Delete(_) => (Operation::Delete, self.delete.as_ref()?),
             Change::Update(old, new) => {
                 let wanted = self.update.as_ref()?;
-                plan.changed(&wanted.changed, old, new).then_some((Operation::Update, wanted))
+                if !self.fire_on_unchanged && !plan.changed(&wanted.changed, old, new) {
+                    return None;
+                }
+                (Operation::Update, wanted)
             }
-        }
+            Change::Truncate => return self.truncate.then_some((Operation::Truncate, None)),
+        };
+        Some((operation, Some(wanted.payload)))
     }
 
     fn lane(&self, change: Change<'_>) -> Lane {
         let row = match change {
             Change::Insert(new) | Change::Update(_, new) => Some(new),
             Change::Delete(OldRow::Key(old) | OldRow::Full(old)) => Some(old),
-            Change::Delete(OldRow::Absent) => None,
+            Change::Delete(OldRow::Absent) | Change::Truncate => None,
         };
         let cells = self.key.iter().map(|&index| match row.and_then(|row| row.cell(index)) {
             Some(Cell::Text(text)) => text,
@@ -225,7 +246,7 @@ impl<'plan, 'row> Printer<'plan, 'row> {
             Change::Insert(new) => (new, None),
             Change::Update(OldRow::Full(old), new) => (new, Some(old)),
             Change::Update(_, new) => (new, None),
-            Change::Delete(_) => return None,
+            Change::Delete(_) | Change::Truncate => return None,
         };
         if let Some((_, printed)) = self.last_new.as_ref().filter(|(mask, _)| *mask == payload) {
             return Some(printed.clone());
@@ -239,7 +260,7 @@ impl<'plan, 'row> Printer<'plan, 'row> {
     /// column of it changed they are the same as in the new row.
     fn old(&mut self, payload: usize) -> Option<PrintedRow> {
         let (row, whole) = match self.change {
-            Change::Insert(_) | Change::Delete(OldRow::Absent) => return None,
+            Change::Insert(_) | Change::Delete(OldRow::Absent) | Change::Truncate => return None,
             Change::Update(OldRow::Full(old), _) | Change::Delete(OldRow::Full(old)) => (old, true),
             Change::Update(OldRow::Key(old), _) | Change::Delete(OldRow::Key(old)) => (old, false),
             Change::Update(OldRow::Absent, new) => (new, false),

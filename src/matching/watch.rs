@@ -19,6 +19,12 @@ pub struct Watch {
     pub operations: Operations,
     /// The columns of the primary key; empty where there is none. They choose an event's lane.
     pub key_columns: Vec<String>,
+    /// Whether an UPDATE also fires when none of its `columns` changed.
+    #[serde(default)]
+    pub fire_on_unchanged: bool,
+    /// Whether changes that arrived by replication from elsewhere fire.
+    #[serde(default)]
+    pub trigger_on_replication: bool,
 }
 
 /// A watch that capture has passed in the WAL.

@@ -18,7 +18,7 @@ pub type Lane = u8;
 /// How many lanes there are; fixed when the schema is made.
 pub const LANES: Lane = 16;
 
-/// What happened to the row.
+/// What happened to the row or the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A row was inserted.
@@ -27,6 +27,8 @@ pub enum Operation {
     Update,
     /// A row was deleted.
     Delete,
+    /// The table was emptied; there are no rows.
+    Truncate,
     /// `invoke_event_trigger` was called; there is no row.
     Manual,
 }
@@ -38,15 +40,15 @@ impl Operation {
             Operation::Insert => "INSERT",
             Operation::Update => "UPDATE",
             Operation::Delete => "DELETE",
+            Operation::Truncate => "TRUNCATE",
             Operation::Manual => "MANUAL",
         }
     }
 
     /// The operation with this name, as [`Operation::as_str`] gives it.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Operation::Insert, Operation::Update, Operation::Delete, Operation::Manual]
-            .into_iter()
-            .find(|operation| operation.as_str() == name)
+        use Operation::{Delete, Insert, Manual, Truncate, Update};
+        [Insert, Update, Delete, Truncate, Manual].into_iter().find(|operation| operation.as_str() == name)
     }
 }
 

@@ -44,6 +44,15 @@ pub struct Definition {
     /// When to try again.
     #[serde(default)]
     pub retry_conf: RetryConf,
+    /// Whether an UPDATE also fires when none of its `columns` changed.
+    #[serde(default)]
+    pub fire_on_unchanged: bool,
+    /// Whether it also fires for rows that arrived by replication from elsewhere.
+    #[serde(default)]
+    pub trigger_on_replication: bool,
+    /// Whether the payload says in which transaction and where in it the change happened.
+    #[serde(default)]
+    pub transaction: bool,
 }
 
 /// The operations a trigger watches; one that is absent is not watched.
@@ -58,6 +67,16 @@ pub struct Operations {
     /// Rows deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<OperationSpec>,
+    /// The table emptied by TRUNCATE.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncate: bool,
+}
+
+impl Operations {
+    /// Whether none is watched.
+    pub fn is_empty(&self) -> bool {
+        *self == Operations::default()
+    }
 }
 
 /// What of one operation is watched and sent (seed 003, `OperationSpec`).

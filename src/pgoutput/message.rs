@@ -10,7 +10,7 @@ pub enum Message<'a> {
     Relation(Relation),
     /// Names a type that is not built in.
     Type,
-    /// Names where a transaction came from by replication.
+    /// Comes right after a transaction's begin when the transaction arrived by replication from elsewhere.
     Origin,
     /// A row was inserted.
     Insert {
@@ -35,8 +35,8 @@ pub enum Message<'a> {
         /// What the WAL holds of the row.
         old: OldRow<'a>,
     },
-    /// Tables were emptied.
-    Truncate,
+    /// Tables were emptied by one statement.
+    Truncate(Relations<'a>),
 }
 
 /// The old row of an update or delete.
@@ -85,6 +85,21 @@ pub struct Column {
     pub type_id: u32,
     /// Whether it is part of the replica identity; under FULL every column is.
     pub in_identity: bool,
+}
+
+/// The tables of a TRUNCATE, each once. Of partitioned tables only the root is named, where the publication publishes
+/// through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relations<'a> {
+    /// Whole OIDs, checked when the message was decoded.
+    bytes: &'a [u8],
+}
+
+impl<'a> Relations<'a> {
+    /// Their OIDs.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + use<'a> {
+        self.bytes.chunks_exact(4).map(|oid| oid.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+    }
 }
 
 /// A row's cells, checked to be whole when the message was decoded.
@@ -192,10 +207,8 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         'T' => {
             let count = reader.length("relation count")?;
             reader.u8("options")?;
-            for _ in 0..count {
-                reader.u32("relation")?;
-            }
-            Message::Truncate
+            let bytes = count.checked_mul(4).ok_or_else(|| reader.invalid("relation count"))?;
+            Message::Truncate(Relations { bytes: reader.bytes(bytes, "relation")? })
         }
         'Y' => {
             reader.u32("type")?;
@@ -310,6 +323,15 @@ mod tests {
         assert_eq!(relation.table, TableName::new("public", "users"));
         assert_eq!(relation.identity, Identity::Full);
         assert_eq!(relation.columns, [Column { name: "id".into(), type_id: 23, in_identity: true }]);
+    }
+
+    #[test]
+    fn a_truncate_names_its_tables() {
+        let bytes = b"T\0\0\0\x02\x01\0\0\x01\x02\0\0\0\x09";
+        let Message::Truncate(relations) = decode(bytes).expect("whole message") else { panic!("not a truncate") };
+        assert_eq!(relations.iter().collect::<Vec<_>>(), [258, 9]);
+        assert!(decode(b"T\0\0\0\x02\x01\0\0\x01\x02").is_err(), "the second table is missing");
+        assert!(decode(b"T\x7f\xff\xff\xff\x01\0\0\x01\x02").is_err(), "many tables are missing");
     }
 
     #[test]

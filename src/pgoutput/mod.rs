@@ -7,6 +7,6 @@ mod message;
 mod reader;
 mod value;
 
-pub use message::{Cell, Column, Identity, Message, OldRow, Relation, Tuple, decode};
+pub use message::{Cell, Column, Identity, Message, OldRow, Relation, Relations, Tuple, decode};
 pub use reader::DecodeError;
 pub use value::{Kind, write_string, write_value};

@@ -111,8 +111,7 @@ impl Catalogue {
         definition: &Definition,
         table: Table,
     ) -> Result<Table, Error> {
-        let operations = &definition.operations;
-        if operations.insert.is_none() && operations.update.is_none() && operations.delete.is_none() {
+        if definition.operations.is_empty() {
             return Ok(table);
         }
         let needed = self.plan(transaction, definition, &table).await?;
@@ -174,6 +173,8 @@ impl Catalogue {
             table: table.name.clone(),
             operations: definition.operations.clone(),
             key_columns: table.key_columns.clone(),
+            fire_on_unchanged: definition.fire_on_unchanged,
+            trigger_on_replication: definition.trigger_on_replication,
         })?;
         stored::insert_version(transaction, (id, version), self.source.id, Some(&watch)).await?;
         Ok(Trigger { id, version, definition: definition.clone() })

@@ -19,7 +19,7 @@ pub(super) const LOCK_WAIT_SHORT: Duration = Duration::from_millis(800);
 /// What the publication publishes, and the tables in question.
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    publishes: [(&'static str, bool); 3],
+    publishes: [(&'static str, bool); 4],
     via_root: bool,
     contains: bool,
     /// Whether only some rows or columns of the table are published.
@@ -67,6 +67,7 @@ pub(super) async fn read(
             ("insert", row.get("pubinsert")),
             ("update", row.get("pubupdate")),
             ("delete", row.get("pubdelete")),
+            ("truncate", row.get("pubtruncate")),
         ],
         via_root: row.get("pubviaroot"),
         contains: row.get("contains"),
@@ -126,7 +127,8 @@ fn check_publication(
     publication: &str,
 ) -> Result<(), Inconsistency> {
     let alter = |what: &str| format!("ALTER PUBLICATION {} SET ({what});", escape_identifier(publication));
-    let wanted = [operations.insert.is_some(), operations.update.is_some(), operations.delete.is_some()];
+    let wanted =
+        [operations.insert.is_some(), operations.update.is_some(), operations.delete.is_some(), operations.truncate];
     for ((operation, published), wanted) in state.publishes.into_iter().zip(wanted) {
         if wanted && !published {
             return Err(Inconsistency::Publication {
@@ -158,7 +160,7 @@ fn check_publication(
 
 /// Postgres refuses UPDATE and DELETE on a published table without identity, so such a table is not published.
 fn check_identities(state: &State) -> Result<(), Inconsistency> {
-    let [_, (_, updates), (_, deletes)] = state.publishes;
+    let [_, (_, updates), (_, deletes), _] = state.publishes;
     if !updates && !deletes {
         return Ok(());
     }
@@ -256,7 +258,7 @@ mod tests {
 
     fn state(contains: bool, members: Vec<Member>) -> State {
         State {
-            publishes: [("insert", true), ("update", true), ("delete", true)],
+            publishes: [("insert", true), ("update", true), ("delete", true), ("truncate", true)],
             via_root: true,
             contains,
             partial: false,
@@ -321,7 +323,7 @@ mod tests {
         assert!(decide(&bare, ReplicaIdentityPolicy::Full).is_ok());
 
         let mut inserts_only = bare.clone();
-        inserts_only.publishes = [("insert", true), ("update", false), ("delete", false)];
+        inserts_only.publishes = [("insert", true), ("update", false), ("delete", false), ("truncate", false)];
         let error = decide(&inserts_only, ReplicaIdentityPolicy::Keep).expect_err("update is not published");
         assert!(error.to_string().contains("does not publish update; run: ALTER PUBLICATION"), "{error}");
 

@@ -52,6 +52,9 @@ mod tests {
             enable_manual: true,
             headers,
             retry_conf: RetryConf::default(),
+            fire_on_unchanged: false,
+            trigger_on_replication: false,
+            transaction: false,
         }
     }
 

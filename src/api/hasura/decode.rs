@@ -23,6 +23,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         insert: operation(&object, "insert")?,
         update: operation(&object, "update")?,
         delete: operation(&object, "delete")?,
+        truncate: truncate(&object)?,
     };
     let enable_manual = boolean(&object, "enable_manual")?;
     let retry_conf = object.optional("retry_conf").map(|node| retry_conf(&node)).transpose()?.unwrap_or_default();
@@ -31,6 +32,9 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         object.optional("webhook_from_env").map(|node| variable(&node, Place::WebhookFromEnv)).transpose()?;
     let headers = object.optional("headers").map(|node| headers(&node)).transpose()?.unwrap_or_default();
     let replace = boolean(&object, "replace")?;
+    let trigger_on_replication = boolean(&object, "trigger_on_replication")?;
+    let fire_on_unchanged = boolean(&object, "fire_on_unchanged")?;
+    let transaction = boolean(&object, "transaction")?;
 
     check_name(&object, &name)?;
     check_operations(&object, &operations, enable_manual)?;
@@ -45,7 +49,20 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         let text = format!("{node} is not supported by this release of walhook; leave it out");
         return Err(DecodeError { code: "not-supported", ..object.error(text) });
     }
-    Ok((Definition { name, source, table, webhook, operations, enable_manual, headers, retry_conf }, replace))
+    let definition = Definition {
+        name,
+        source,
+        table,
+        webhook,
+        operations,
+        enable_manual,
+        headers,
+        retry_conf,
+        fire_on_unchanged,
+        trigger_on_replication,
+        transaction,
+    };
+    Ok((definition, replace))
 }
 
 /// `delete_event_trigger`: name and source.
@@ -97,6 +114,11 @@ fn operation(object: &Object<'_>, key: &str) -> Result<Option<OperationSpec>, De
     let listed = columns(&spec.required("columns")?)?;
     let payload = spec.optional("payload").map(|node| columns(&node)).transpose()?.unwrap_or_default();
     Ok(Some(OperationSpec { columns: listed, payload }))
+}
+
+/// walhook's own beside Hasura's three: an object without keys, because no row is sent.
+fn truncate(object: &Object<'_>) -> Result<bool, DecodeError> {
+    Ok(object.optional("truncate").map(|node| node.object("TruncateSpec")).transpose()?.is_some())
 }
 
 fn columns(node: &Node<'_>) -> Result<Columns, DecodeError> {
@@ -172,7 +194,7 @@ fn check_name(object: &Object<'_>, name: &str) -> Result<(), DecodeError> {
 }
 
 fn check_operations(object: &Object<'_>, operations: &Operations, enable_manual: bool) -> Result<(), DecodeError> {
-    if *operations == Operations::default() && !enable_manual {
+    if operations.is_empty() && !enable_manual {
         return Err(object.error("atleast one amongst insert/update/delete/enable_manual spec must be provided"));
     }
     Ok(())

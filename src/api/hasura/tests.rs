@@ -89,6 +89,28 @@ fn other_forms_decode() {
 }
 
 #[test]
+fn what_walhook_adds_to_hasuras_definition_decodes() {
+    let plain = create(args(json!({}))).0;
+    assert!(!plain.operations.truncate && !plain.fire_on_unchanged && !plain.transaction);
+    assert!(!plain.trigger_on_replication, "Hasura's default for Postgres");
+    let all = create(args(json!({ "insert": null, "truncate": {}, "fire_on_unchanged": true, "transaction": true,
+        "trigger_on_replication": true })))
+    .0;
+    assert!(all.operations.truncate && all.fire_on_unchanged && all.transaction && all.trigger_on_replication);
+    let none = create(args(json!({ "truncate": null, "fire_on_unchanged": null, "transaction": false }))).0;
+    assert_eq!(none, plain);
+}
+
+#[test]
+fn a_definition_of_an_earlier_release_reads_with_what_was_then() {
+    let stored = r#"{"name":"t","source":"default","table":{"schema":"public","name":"users"},
+        "webhook":{"url":"http://a"},"operations":{"insert":{"columns":"*","payload":"*"}},"enable_manual":false,
+        "headers":[],"retry_conf":{"num_retries":0,"interval_sec":10,"timeout_sec":60}}"#;
+    let definition: Definition = serde_json::from_str(stored).expect("a definition");
+    assert_eq!(definition, create(args(json!({}))).0);
+}
+
+#[test]
 fn a_payload_is_kept_as_written() {
     let payload = |body: &str| match request::decode(body.as_bytes(), Endpoint::Metadata) {
         Ok(Command::Invoke { payload, .. }) => payload.get().to_owned(),
@@ -143,6 +165,26 @@ fn argument_errors() -> Vec<(Value, &'static str, String)> {
             json!({ "insert": { "columns": ["a", 1] } }),
             "$.insert.columns[1]",
             "parsing Text failed, expected String, but encountered Number",
+        ),
+        (
+            json!({ "truncate": true }),
+            "$.truncate",
+            "parsing TruncateSpec failed, expected Object, but encountered Boolean",
+        ),
+        (
+            json!({ "fire_on_unchanged": "yes" }),
+            "$.fire_on_unchanged",
+            "parsing Bool failed, expected Boolean, but encountered String",
+        ),
+        (
+            json!({ "trigger_on_replication": 1 }),
+            "$.trigger_on_replication",
+            "parsing Bool failed, expected Boolean, but encountered Number",
+        ),
+        (
+            json!({ "transaction": {} }),
+            "$.transaction",
+            "parsing Bool failed, expected Boolean, but encountered Object",
         ),
         (json!({ "update": { "columns": [] } }), "$", "found empty column specification"),
         (json!({ "delete": { "columns": "*", "payload": [] } }), "$", "found empty payload specification"),

@@ -124,6 +124,9 @@ pub(super) fn endpoint(url: String) -> anyhow::Result<Endpoint> {
             enable_manual: false,
             headers: Vec::new(),
             retry_conf: RetryConf::default(),
+            fire_on_unchanged: false,
+            trigger_on_replication: false,
+            transaction: false,
         },
     };
     Endpoint::resolve(&trigger, &Environment::process()).map_err(anyhow::Error::msg)
