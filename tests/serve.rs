@@ -70,7 +70,18 @@ async fn every_bad_setting_is_listed_at_once() {
         "xml",
     ]);
     let sentences = ["--database-url is missing", "grace", "everything", "--replica-identity", "--log-format"];
-    check_refusal(start, 2, &sentences).await;
+    check_refusal(start.clone(), 2, &sentences).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = "database-url = \"postgres://me:hush-hush@db/app\"\nlisten-on = \"x\"\nonly = 3\n";
+    std::fs::write(file.path(), text).expect("a file");
+    let path = file.path().to_str().expect("a path");
+    let sentences = [
+        "line 2: unknown key \"listen-on\"; the nearest one is \"listen\"",
+        "line 3: only is of type integer",
+        "--grace \"soon\"",
+        "--only \"everything\"",
+    ];
+    check_refusal(start.with(&["--config", path]), 2, &sentences).await;
     check_refusal(Start::default().with(&["serve", "--unheard-of"]), 2, &["--unheard-of"]).await;
 }
 

@@ -33,7 +33,7 @@ const EXIT_PERMANENT: u8 = 3;
 /// # Errors
 /// Only what has nothing to do with the service: no signals, no log.
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = match configure(args) {
+    let config = match Config::load(args.settings, args.config.as_deref()) {
         Ok(config) => config,
         Err(problem) => {
             eprintln!("walhook: {problem}");
@@ -50,11 +50,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             Ok(if problem.is_permanent() { ExitCode::from(EXIT_PERMANENT) } else { ExitCode::FAILURE })
         }
     }
-}
-
-fn configure(args: ServeArgs) -> Result<Config, String> {
-    let file = args.config.as_deref().map(Config::read_file).transpose()?.unwrap_or_default();
-    Config::new(args.settings.or(file)).map_err(|problems| problems.to_string())
 }
 
 fn start_log(format: Option<LogFormat>) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::RawSettings;
+use super::{RawSettings, file};
 use crate::capture;
 use crate::postgres::Settings;
 use crate::triggers::ReplicaIdentityPolicy;
@@ -73,6 +73,14 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Problems {
+    pub(super) fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Keeps the value, or notes what is wrong with it.
     fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
@@ -83,12 +91,20 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_GRACE: &str = "30s";
 
 impl Config {
-    /// Checks settings.
+    /// Checks settings, with those of the file where they are silent.
     ///
     /// # Errors
     /// [`Problems`] names every setting at fault and what it may be; never a secret's value.
-    pub fn new(raw: RawSettings) -> Result<Config, Problems> {
+    pub fn load(raw: RawSettings, file: Option<&Path>) -> Result<Config, Problems> {
         let mut problems = Problems::default();
+        let settings = match file {
+            Some(path) => raw.or(file::read(path, &mut problems)),
+            None => raw,
+        };
+        Config::check(settings, problems)
+    }
+
+    fn check(raw: RawSettings, mut problems: Problems) -> Result<Config, Problems> {
         let source = raw.source.unwrap_or_else(|| "default".into());
         let own_name = format!("walhook_{}", source.to_lowercase().replace('-', "_"));
         let url = problems.note(value_or_file("database-url", raw.database_url, raw.database_url_file.as_deref()));
@@ -105,7 +121,7 @@ impl Config {
         let roles = problems.note(roles(raw.only.as_deref()));
         let open = listen.filter(|listen| !listen.ip().is_loopback() && roles.is_some_and(|roles| roles.api));
         if let (Some(listen), None) = (open, &admin_secret) {
-            problems.0.push(format!(
+            problems.add(format!(
                 "--listen {listen} is reachable from other machines and --admin-secret is not set: \
                  set one, or listen on 127.0.0.1"
             ));
@@ -123,7 +139,7 @@ impl Config {
             Some(other) => Err(format!("--log-format {other:?}: use text or json")),
         });
         let (Some(database), Some(listen), Some(roles), Some(grace), Some(replica_identity), Some(log_format), true) =
-            (database, listen, roles, grace, replica_identity, log_format, problems.0.is_empty())
+            (database, listen, roles, grace, replica_identity, log_format, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -139,19 +155,6 @@ impl Config {
             replica_identity,
             log_format,
             accept_gap: raw.accept_gap,
-        })
-    }
-
-    /// Reads the settings of a file.
-    ///
-    /// # Errors
-    /// A sentence that names the file and the line; never a value.
-    pub fn read_file(path: &Path) -> Result<RawSettings, String> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| format!("--config {name}: {error}"))?;
-        toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
-            format!("--config {name}, line {line}: {}", error.message())
         })
     }
 
@@ -204,13 +207,17 @@ fn roles(only: Option<&str>) -> Result<Roles, String> {
 mod tests {
     use super::*;
 
+    fn check(raw: RawSettings) -> Result<Config, Problems> {
+        Config::check(raw, Problems::default())
+    }
+
     fn raw() -> RawSettings {
         RawSettings { database_url: Some("postgres://me:hunter2@db/app".into()), ..Default::default() }
     }
 
     #[test]
     fn defaults_are_the_documented_ones() {
-        let config = Config::new(raw()).expect("usable");
+        let config = check(raw()).expect("usable");
         assert_eq!((config.slot.as_str(), config.publication.as_str()), ("walhook_default", "walhook_default"));
         assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
         assert_eq!(config.grace, Duration::from_secs(30));
@@ -229,7 +236,7 @@ mod tests {
             replica_identity: Some("none".into()),
             ..Default::default()
         };
-        let text = Config::new(bad).expect_err("not usable").to_string();
+        let text = check(bad).expect_err("not usable").to_string();
         for name in ["--database-url", "--grace", "--only", "--log-format", "--replica-identity"] {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
@@ -239,17 +246,17 @@ mod tests {
     #[test]
     fn an_open_address_needs_a_secret() {
         let open = RawSettings { listen: Some("0.0.0.0:8080".into()), ..raw() };
-        assert!(Config::new(open.clone()).expect_err("open").to_string().contains("--admin-secret"));
-        assert!(Config::new(RawSettings { admin_secret: Some("x".into()), ..open.clone() }).is_ok());
-        assert!(Config::new(RawSettings { only: Some("capture".into()), ..open }).is_ok(), "no API, no listening");
+        assert!(check(open.clone()).expect_err("open").to_string().contains("--admin-secret"));
+        assert!(check(RawSettings { admin_secret: Some("x".into()), ..open.clone() }).is_ok());
+        assert!(check(RawSettings { only: Some("capture".into()), ..open }).is_ok(), "no API, no listening");
     }
 
     #[test]
     fn the_file_is_what_is_used_where_nothing_else_is_set() {
-        let file: RawSettings = toml::from_str("listen = \"127.0.0.1:1\"\nsource = \"file\"").expect("TOML");
+        let file =
+            RawSettings { listen: Some("127.0.0.1:1".into()), source: Some("file".into()), ..RawSettings::default() };
         let merged = RawSettings { listen: Some("127.0.0.1:2".into()), ..raw() }.or(file);
         assert_eq!(merged.listen.as_deref(), Some("127.0.0.1:2"));
         assert_eq!(merged.source.as_deref(), Some("file"));
-        assert!(toml::from_str::<RawSettings>("lisen = \"x\"").is_err(), "unknown keys are refused");
     }
 }

@@ -1,6 +1,7 @@
 //! The composition root: builds every part, owns every task, and shuts them down together.
 
 mod config;
+mod file;
 mod settings;
 
 pub use config::{Config, LogFormat, Problems, Roles};
