@@ -93,6 +93,7 @@ impl Assembler {
             Message::Delete { relation, old } => self.change(relation, Change::Delete(old)),
             // Without CASCADE and with it, each table is named once.
             Message::Truncate(relations) => {
+                self.matcher.pass(None);
                 relations.iter().for_each(|relation| self.change(relation, Change::Truncate))
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
@@ -114,6 +115,7 @@ impl Assembler {
         let Some(open) = &mut self.open else { return };
         open.moment.position.ordinal += 1;
         if open.skipped {
+            self.matcher.pass(Some(relation));
             return;
         }
         let before = self.events.len();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::trigger_queue::Ready;
-use super::{Client, Endpoint, payload, retry};
+use super::{Client, Endpoint, payload, remarks, retry};
 use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
 
@@ -15,7 +15,7 @@ pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, ready: Rea
     let started_at = Timestamp::now();
     let clock = Instant::now();
     let body = payload::body(&endpoint, &event, number);
-    let outcome = client.post(&endpoint, body, event.missing.as_deref()).await;
+    let outcome = client.post(&endpoint, body, remarks::headers(&event)).await;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
     let verdict = retry::decide(number, &outcome, Timestamp::now(), &endpoint.retry_conf);
     Settled {

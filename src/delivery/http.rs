@@ -6,13 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Method, Request, Response as HttpResponse};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Endpoint;
 use crate::model::{Outcome, Response};
@@ -30,12 +29,6 @@ const IDLE_CONNECTIONS_A_HOST: usize = 128;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// How much of an answer is kept.
 const HEAD_BYTES: usize = 1024;
-
-/// What stays as it is in a column's name.
-const COLUMN_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'$');
-
-/// Names columns that belong in the payload but were not in the WAL.
-const MISSING_COLUMNS: HeaderName = HeaderName::from_static("walhook-missing-columns");
 
 impl Client {
     /// A client that trusts the certificates of the machine.
@@ -61,15 +54,13 @@ impl Client {
         Ok(Client { pooled })
     }
 
-    /// Posts a body and reads the answer. Every end of it is an outcome.
-    pub async fn post(&self, endpoint: &Endpoint, body: Bytes, missing: Option<&[String]>) -> Outcome {
+    /// Posts a body and reads the answer. Every end of it is an outcome. `remarks` are set over the endpoint's headers.
+    pub async fn post(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap) -> Outcome {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = endpoint.url.clone();
         *request.headers_mut() = endpoint.headers.clone();
-        if let Some(value) = missing.and_then(|names| HeaderValue::from_str(&column_list(names)).ok()) {
-            request.headers_mut().insert(MISSING_COLUMNS, value);
-        }
+        request.headers_mut().extend(remarks);
         let timeout = endpoint.timeout();
         let exchange = async {
             let response = self.pooled.request(request).await.map_err(|error| describe(&error))?;
@@ -100,12 +91,6 @@ async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, Strin
     // Postgres' text holds no zero byte.
     let head = String::from_utf8_lossy(&head).replace('\0', "\u{fffd}");
     Ok(Response { status, retry_after_sec, head })
-}
-
-/// Names joined by commas; percent-encoded, as a name may hold a comma and what a header may not.
-fn column_list(names: &[String]) -> String {
-    let encoded: Vec<String> = names.iter().map(|name| utf8_percent_encode(name, COLUMN_NAME).to_string()).collect();
-    encoded.join(",")
 }
 
 /// A positive number of whole seconds; anything else is as good as none (reference/hasura.md, 3.2).

@@ -18,6 +18,7 @@ mod handle;
 mod http;
 mod payload;
 mod recorder;
+mod remarks;
 mod retry;
 mod tracker;
 mod trigger_queue;

@@ -90,6 +90,8 @@ mod tests {
             old: None,
             new: Some(Bytes::from_static(b"{\"id\":42,\"name\":\"john doe\"}")),
             missing: None,
+            old_partial: false,
+            undecided: false,
         }
     }
 

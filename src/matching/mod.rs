@@ -1,5 +1,6 @@
 //! Which triggers a change fires, and the event data each one gets. Pure: no I/O, no async.
 
+mod old_row;
 mod plan;
 mod row;
 mod watch;

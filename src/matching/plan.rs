@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::row::{ColumnPlan, Mask, PrintedRow, print_row};
+use super::old_row::{Changed, KeyedPartitions, OldRows};
+use super::row::{ColumnPlan, Mask, PrintedOld, PrintedRow, print_known, print_row};
 use super::watch::{ActiveWatch, Watches};
 use crate::model::{
     Columns, Event, Lane, Operation, OperationSpec, Position, TableName, Timestamp, derive_event_id, derive_lane,
@@ -44,6 +45,10 @@ pub struct Matcher {
     source: String,
     watches: Watches,
     plans: HashMap<u32, TablePlan>,
+    /// Of roots whose partitions are published under their name.
+    partitions: HashMap<u32, KeyedPartitions>,
+    /// Described since the last change, in order.
+    described: Vec<u32>,
     scratch: Vec<u8>,
 }
 
@@ -52,6 +57,7 @@ struct TablePlan {
     relation: Relation,
     table: Arc<TableName>,
     columns: Vec<ColumnPlan>,
+    old_rows: OldRows,
     /// Distinct column sets; each is printed at most once a change, however many triggers want it.
     masks: Vec<Mask>,
     watchers: Vec<Watcher>,
@@ -59,6 +65,7 @@ struct TablePlan {
 
 struct Watcher {
     trigger_id: Uuid,
+    /// The columns that choose the lane.
     key: Vec<usize>,
     insert: Option<OperationPlan>,
     update: Option<OperationPlan>,
@@ -71,6 +78,8 @@ struct Watcher {
 struct OperationPlan {
     /// For updates: fires only when one of these changed.
     changed: Mask,
+    /// Whether columns were asked for that the table does not have any more.
+    gone: bool,
     /// Index into [`TablePlan::masks`].
     payload: usize,
 }
@@ -78,13 +87,44 @@ struct OperationPlan {
 impl Matcher {
     /// `system` and `source` go into the events' ids.
     pub fn new(system: String, source: String, watches: Watches) -> Self {
-        Matcher { system, source, watches, plans: HashMap::new(), scratch: Vec::new() }
+        Matcher {
+            system,
+            source,
+            watches,
+            plans: HashMap::new(),
+            partitions: HashMap::new(),
+            described: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Takes note of a table's description.
     pub fn describe(&mut self, relation: Relation) {
-        let plan = TablePlan::new(relation, &self.watches);
+        self.described.push(relation.id);
+        let plan = TablePlan::new(relation, &self.watches, &self.partitions);
         self.plans.insert(plan.relation.id, plan);
+    }
+
+    /// To be called for every change of a row that is not fired, and with `None` for what is no change of a row.
+    ///
+    /// Before the first change of a partition that is published under its root, the stream describes first the root and
+    /// then the partition; the change itself names only the root. So this is how the partition's identity is learnt.
+    pub fn pass(&mut self, changed: Option<u32>) {
+        if let [.., root, partition] = self.described[..]
+            && changed == Some(root)
+            && let Some(TablePlan { relation, .. }) = self.plans.get(&partition)
+        {
+            let known = self.partitions.entry(root).or_default();
+            if relation.identity == Identity::Full {
+                known.remove(&partition);
+            } else {
+                known.insert(partition, relation.identity_columns());
+            }
+            if let Some(plan) = self.plans.get_mut(&root) {
+                plan.old_rows = OldRows::new(&plan.relation, &plan.columns, self.partitions.get(&root));
+            }
+        }
+        self.described.clear();
     }
 
     /// The description of a table, if the stream gave one.
@@ -97,26 +137,35 @@ impl Matcher {
         self.watches.activate(trigger_id, version, watch);
         // Triggers come and go rarely; planning every known table anew is simpler than finding the one touched.
         for plan in self.plans.values_mut() {
-            *plan = TablePlan::new(plan.relation.clone(), &self.watches);
+            *plan = TablePlan::new(plan.relation.clone(), &self.watches, &self.partitions);
         }
     }
 
     /// Appends the events that a change makes. A table that the stream has not described makes none.
     pub fn fire(&mut self, relation: u32, change: Change<'_>, moment: &Moment, events: &mut Vec<Event>) {
+        if !self.described.is_empty() {
+            self.pass(Some(relation));
+        }
         let Some(plan) = self.plans.get(&relation) else { return };
         if plan.watchers.is_empty() {
             return;
         }
+        let change = match change {
+            Change::Update(old, new) => Change::Update(plan.old_rows.read(old), new),
+            Change::Delete(old) => Change::Delete(plan.old_rows.read(old)),
+            Change::Insert(_) | Change::Truncate => change,
+        };
         let mut printer = Printer::new(plan, change, &mut self.scratch);
         for watcher in &plan.watchers {
             if moment.replicated && !watcher.trigger_on_replication {
                 continue;
             }
-            let Some((operation, payload)) = watcher.wants(plan, change) else { continue };
+            let Some((operation, payload, undecided)) = watcher.wants(plan, change) else { continue };
             let (old, new) = match payload {
                 Some(payload) => (printer.old(payload), printer.new_row(payload)),
                 None => (None, None),
             };
+            let old_partial = old.as_ref().is_some_and(|row| row.partial);
             let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
             events.push(Event {
                 id: derive_event_id(
@@ -136,35 +185,31 @@ impl Matcher {
                 old: old.map(|row| row.text),
                 new: new.map(|row| row.text),
                 missing,
+                old_partial,
+                undecided,
             });
         }
     }
 }
 
 impl TablePlan {
-    fn new(relation: Relation, watches: &Watches) -> Self {
+    fn new(relation: Relation, watches: &Watches, partitions: &HashMap<u32, KeyedPartitions>) -> Self {
         let columns = ColumnPlan::for_relation(&relation);
+        let old_rows = OldRows::new(&relation, &columns, partitions.get(&relation.id));
         let mut masks = Vec::new();
         let found = watches.on_relation(relation.id);
-        let watchers = found.iter().map(|active| Watcher::new(active, &columns, &mut masks)).collect();
-        TablePlan { table: Arc::new(relation.table.clone()), relation, columns, masks, watchers }
+        let watchers =
+            found.iter().map(|active| Watcher::new(active, relation.identity, &columns, &mut masks)).collect();
+        TablePlan { table: Arc::new(relation.table.clone()), relation, columns, old_rows, masks, watchers }
     }
 
     fn column_index(columns: &[ColumnPlan], name: &str) -> Option<usize> {
         columns.iter().position(|column| column.name == name)
     }
-
-    /// Whether an update changed one of these columns. What the WAL cannot tell counts as changed: an event too many
-    /// can be ignored, one too few is lost.
-    fn changed(&self, mask: &Mask, old: OldRow<'_>, new: Tuple<'_>) -> bool {
-        let OldRow::Full(old) = old else { return true };
-        let pairs = old.cells().zip(new.cells()).enumerate();
-        pairs.filter(|(index, _)| mask.has(*index)).any(|(_, (old, new))| new != Cell::Unchanged && old != new)
-    }
 }
 
 impl Watcher {
-    fn new(active: &ActiveWatch, columns: &[ColumnPlan], masks: &mut Vec<Mask>) -> Self {
+    fn new(active: &ActiveWatch, identity: Identity, columns: &[ColumnPlan], masks: &mut Vec<Mask>) -> Self {
         let mut plan = |spec: &Option<OperationSpec>| {
             spec.as_ref().map(|spec| {
                 let payload = mask_of(&spec.payload, columns);
@@ -172,7 +217,11 @@ impl Watcher {
                     masks.push(payload);
                     masks.len() - 1
                 });
-                OperationPlan { changed: mask_of(&spec.columns, columns), payload: place }
+                OperationPlan {
+                    changed: mask_of(&spec.columns, columns),
+                    gone: spec.columns.names().iter().any(|name| TablePlan::column_index(columns, name).is_none()),
+                    payload: place,
+                }
             })
         };
         let watch = &active.watch;
@@ -184,25 +233,30 @@ impl Watcher {
             truncate: watch.operations.truncate,
             fire_on_unchanged: watch.fire_on_unchanged,
             trigger_on_replication: watch.trigger_on_replication,
-            key: watch.key_columns.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect(),
+            key: lane_key(&watch.key_columns, identity, columns),
         }
     }
 
-    /// The operation and which columns it sends (by place in [`TablePlan::masks`]), if this watcher fires.
-    fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, Option<usize>)> {
-        let (operation, wanted) = match change {
-            Change::Insert(_) => (Operation::Insert, self.insert.as_ref()?),
-            Change::Delete(_) => (Operation::Delete, self.delete.as_ref()?),
+    /// The operation, which columns it sends (by place in [`TablePlan::masks`]), and whether it could not be decided, if
+    /// this watcher fires.
+    fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, Option<usize>, bool)> {
+        let sure = |operation, wanted: &OperationPlan| Some((operation, Some(wanted.payload), false));
+        match change {
+            Change::Insert(_) => sure(Operation::Insert, self.insert.as_ref()?),
+            Change::Delete(_) => sure(Operation::Delete, self.delete.as_ref()?),
             Change::Update(old, new) => {
                 let wanted = self.update.as_ref()?;
-                if !self.fire_on_unchanged && !plan.changed(&wanted.changed, old, new) {
-                    return None;
+                if self.fire_on_unchanged {
+                    return sure(Operation::Update, wanted);
                 }
-                (Operation::Update, wanted)
+                match plan.old_rows.changed(&wanted.changed, wanted.gone, old, new) {
+                    Changed::Yes => sure(Operation::Update, wanted),
+                    Changed::Unknown => Some((Operation::Update, Some(wanted.payload), true)),
+                    Changed::No => None,
+                }
             }
-            Change::Truncate => return self.truncate.then_some((Operation::Truncate, None)),
-        };
-        Some((operation, Some(wanted.payload)))
+            Change::Truncate => self.truncate.then_some((Operation::Truncate, None, false)),
+        }
     }
 
     fn lane(&self, change: Change<'_>) -> Lane {
@@ -219,6 +273,15 @@ impl Watcher {
     }
 }
 
+/// The columns that choose an event's lane: the primary key's, unless the WAL holds others of an old row. An insert, an
+/// update and a delete of one row must choose the same lane.
+fn lane_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Vec<usize> {
+    let found: Vec<usize> = primary.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect();
+    let whole = found.len() == primary.len() && found.iter().all(|&index| columns[index].in_identity);
+    let in_wal: Vec<usize> = (0..columns.len()).filter(|&index| columns[index].in_identity).collect();
+    if identity == Identity::Full || in_wal.is_empty() || (whole && !found.is_empty()) { found } else { in_wal }
+}
+
 fn mask_of(columns: &Columns, plans: &[ColumnPlan]) -> Mask {
     match columns {
         Columns::All => Mask::new(plans, |_| true),
@@ -232,7 +295,7 @@ struct Printer<'plan, 'row> {
     change: Change<'row>,
     scratch: &'plan mut Vec<u8>,
     /// The last print of each side: nearly always the only one.
-    last_old: Option<(usize, PrintedRow)>,
+    last_old: Option<(usize, PrintedOld)>,
     last_new: Option<(usize, PrintedRow)>,
 }
 
@@ -256,24 +319,27 @@ impl<'plan, 'row> Printer<'plan, 'row> {
         Some(printed)
     }
 
-    /// The old row as far as the WAL holds it. Without a full one that is the replica identity's columns, and where no
+    /// The old row as far as the WAL holds it. Without a whole one that is the replica identity's columns, and where no
     /// column of it changed they are the same as in the new row.
-    fn old(&mut self, payload: usize) -> Option<PrintedRow> {
-        let (row, whole) = match self.change {
-            Change::Insert(_) | Change::Delete(OldRow::Absent) | Change::Truncate => return None,
-            Change::Update(OldRow::Full(old), _) | Change::Delete(OldRow::Full(old)) => (old, true),
-            Change::Update(OldRow::Key(old), _) | Change::Delete(OldRow::Key(old)) => (old, false),
-            Change::Update(OldRow::Absent, new) => (new, false),
+    fn old(&mut self, payload: usize) -> Option<PrintedOld> {
+        let old = match self.change {
+            Change::Insert(_) | Change::Truncate => return None,
+            Change::Update(old, _) | Change::Delete(old) => old,
         };
         if let Some((_, printed)) = self.last_old.as_ref().filter(|(mask, _)| *mask == payload) {
             return Some(printed.clone());
         }
-        let mask = &self.plan.masks[payload];
-        let columns = &self.plan.columns;
-        let printed = if whole || self.plan.relation.identity == Identity::Full {
-            print_row(self.scratch, columns, mask, row, None)
-        } else {
-            print_row(self.scratch, columns, &mask.and(columns, |column| column.in_identity), row, None)
+        let TablePlan { columns, old_rows, masks, .. } = self.plan;
+        let (scratch, mask) = (&mut *self.scratch, &masks[payload]);
+        let printed = match (old, self.change) {
+            (OldRow::Full(row), _) => {
+                PrintedOld { text: print_row(scratch, columns, mask, row, None).text, partial: false }
+            }
+            (OldRow::Key(row), _) => print_known(scratch, columns, mask, row, |_| true),
+            (OldRow::Absent, Change::Update(_, new)) => {
+                print_known(scratch, columns, mask, new, |index| old_rows.kept().has(index))
+            }
+            (OldRow::Absent, _) => return None,
         };
         self.last_old = Some((payload, printed.clone()));
         Some(printed)

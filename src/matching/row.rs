@@ -43,8 +43,9 @@ impl Mask {
         self.0.get(index).copied().unwrap_or(false)
     }
 
-    pub(super) fn and(&self, columns: &[ColumnPlan], wanted: impl Fn(&ColumnPlan) -> bool) -> Self {
-        Mask(self.0.iter().zip(columns).map(|(has, column)| *has && wanted(column)).collect())
+    /// Whether every column in it is in the other one, too.
+    pub(super) fn is_within(&self, other: &Mask) -> bool {
+        self.0.iter().zip(&other.0).all(|(here, there)| !here || *there)
     }
 }
 
@@ -53,6 +54,13 @@ impl Mask {
 pub(super) struct PrintedRow {
     pub(super) text: Bytes,
     pub(super) missing: Vec<String>,
+}
+
+/// What the WAL holds of an old row: whether columns that belong in it are not there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PrintedOld {
+    pub(super) text: Bytes,
+    pub(super) partial: bool,
 }
 
 /// Prints a row's columns in the mask. An unchanged TOAST value comes from the full old row; where there is none its
@@ -64,8 +72,7 @@ pub(super) fn print_row(
     row: Tuple<'_>,
     full_old: Option<Tuple<'_>>,
 ) -> PrintedRow {
-    scratch.clear();
-    scratch.push(b'{');
+    start(scratch);
     let mut missing = Vec::new();
     let mut old_cells = full_old.map(|old| old.cells());
     for (index, (column, cell)) in columns.iter().zip(row.cells()).enumerate() {
@@ -79,18 +86,51 @@ pub(super) fn print_row(
         };
         if cell == Cell::Unchanged {
             missing.push(column.name.clone());
-            continue;
-        }
-        if scratch.len() > 1 {
-            scratch.push(b',');
-        }
-        scratch.extend_from_slice(&column.prefix);
-        match cell {
-            Cell::Text(text) => write_value(scratch, column.kind, text),
-            _ => scratch.extend_from_slice(b"null"),
+        } else {
+            print_cell(scratch, column, cell);
         }
     }
+    PrintedRow { text: finish(scratch), missing }
+}
+
+/// Prints what is known of an old row that is not whole: the columns in the mask that are also `known` and have a value.
+/// A null says only that the column is not there.
+pub(super) fn print_known(
+    scratch: &mut Vec<u8>,
+    columns: &[ColumnPlan],
+    mask: &Mask,
+    row: Tuple<'_>,
+    known: impl Fn(usize) -> bool,
+) -> PrintedOld {
+    start(scratch);
+    let mut partial = false;
+    for (index, (column, cell)) in columns.iter().zip(row.cells()).enumerate().filter(|(index, _)| mask.has(*index)) {
+        match cell {
+            Cell::Text(_) if known(index) => print_cell(scratch, column, cell),
+            _ => partial = true,
+        }
+    }
+    PrintedOld { text: finish(scratch), partial }
+}
+
+fn start(scratch: &mut Vec<u8>) {
+    scratch.clear();
+    scratch.push(b'{');
+}
+
+fn print_cell(scratch: &mut Vec<u8>, column: &ColumnPlan, cell: Cell<'_>) {
+    if scratch.len() > 1 {
+        scratch.push(b',');
+    }
+    scratch.extend_from_slice(&column.prefix);
+    match cell {
+        Cell::Text(text) => write_value(scratch, column.kind, text),
+        Cell::Null | Cell::Unchanged => scratch.extend_from_slice(b"null"),
+    }
+}
+
+/// One exact allocation a row: a shared arena would be kept alive whole by a single event that waits.
+fn finish(scratch: &mut Vec<u8>) -> Bytes {
     scratch.push(b'}');
-    // One exact allocation a row: a shared arena would be kept alive whole by a single event that waits.
-    PrintedRow { text: Bytes::copy_from_slice(scratch), missing }
+    Bytes::copy_from_slice(scratch)
 }

@@ -83,6 +83,10 @@ pub struct Event {
     pub new: Option<Bytes>,
     /// Columns that belong in the payload but were not in the WAL: unchanged TOAST values without a full old row.
     pub missing: Option<Arc<[String]>>,
+    /// The WAL holds only the replica identity's columns of the row before; the payload's others are not in `old`.
+    pub old_partial: bool,
+    /// Whether one of the trigger's `update.columns` changed could not be decided.
+    pub undecided: bool,
 }
 
 impl Event {

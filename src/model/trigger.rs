@@ -99,6 +99,16 @@ pub enum Columns {
     Only(Vec<String>),
 }
 
+impl Columns {
+    /// The names in a list; none for `"*"`.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Columns::All => &[],
+            Columns::Only(names) => names,
+        }
+    }
+}
+
 impl Serialize for Columns {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

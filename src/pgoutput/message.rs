@@ -63,6 +63,13 @@ pub struct Relation {
     pub columns: Vec<Column>,
 }
 
+impl Relation {
+    /// The names of the columns in the replica identity.
+    pub fn identity_columns(&self) -> Vec<String> {
+        self.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect()
+    }
+}
+
 /// REPLICA IDENTITY of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {

@@ -8,6 +8,7 @@ use super::{Error, Session};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_queue", include_str!("../../sql/migrations/0001_queue.sql")),
     ("0002_views", include_str!("../../sql/migrations/0002_views.sql")),
+    ("0003_partial_rows", include_str!("../../sql/migrations/0003_partial_rows.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

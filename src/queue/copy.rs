@@ -38,6 +38,11 @@ impl CopyRows {
         self.buffer.put_i32(-1);
     }
 
+    /// A boolean that is null for false, as it nearly always is.
+    pub(super) fn set(&mut self, value: bool) {
+        if value { self.bytes(&[1]) } else { self.null() }
+    }
+
     pub(super) fn i16(&mut self, value: i16) {
         self.buffer.put_i32(2);
         self.buffer.put_i16(value);

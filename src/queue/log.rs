@@ -60,7 +60,7 @@ pub struct LogWriter {
     activate: Statement,
 }
 
-const COLUMNS: i16 = 16;
+const COLUMNS: i16 = 18;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -169,6 +169,8 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
         Some(names) => rows.texts(names),
         None => rows.null(),
     }
+    rows.set(event.old_partial);
+    rows.set(event.undecided);
     match progress {
         Some(progress) => rows.lsn(progress),
         None => rows.null(),

@@ -47,8 +47,8 @@ impl ToSql for PgTime {
     to_sql_checked!();
 }
 
-/// Reads an event from the thirteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
-/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns.
+/// Reads an event from the fourteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
+/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row, undecided.
 pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, first: usize) -> Result<Logged, Error> {
     let operation: &str = row.get(first + 2);
     let operation = Operation::from_name(operation).ok_or_else(|| Error::Corrupt {
@@ -72,6 +72,8 @@ pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, firs
         old: rows(first + 9),
         new: rows(first + 10),
         missing: missing.map(Into::into),
+        old_partial: row.get::<_, Option<bool>>(first + 12).unwrap_or(false),
+        undecided: row.get::<_, Option<bool>>(first + 13).unwrap_or(false),
     };
     Ok(Logged { seq, source_id, event })
 }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod load;
+pub mod messages;
 pub mod proxy;
 pub mod receiver;
 pub mod scene;

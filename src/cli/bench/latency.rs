@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use hyper::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -162,7 +163,9 @@ impl Writer {
             let committed_at = Timestamp::now();
             self.session.batch_execute("commit").await?;
             if let Some(Poster { client, endpoint }) = &self.poster {
-                let outcome = client.post(endpoint, SHAPE.body(endpoint, u64::from(number), committed_at), None).await;
+                let outcome = client
+                    .post(endpoint, SHAPE.body(endpoint, u64::from(number), committed_at), HeaderMap::new())
+                    .await;
                 anyhow::ensure!(outcome.is_success(), "the receiver did not accept: {outcome:?}");
             }
         }

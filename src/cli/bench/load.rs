@@ -98,6 +98,8 @@ impl Shape {
             old: None,
             new: Some(Bytes::from(row)),
             missing: None,
+            old_partial: false,
+            undecided: false,
         }
     }
 

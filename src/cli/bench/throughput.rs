@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use hyper::HeaderMap;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
@@ -185,7 +186,8 @@ async fn post_all(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Du
                 if number >= rows {
                     return Ok(());
                 }
-                let outcome = client.post(&endpoint, bodies[(number % BODIES) as usize].clone(), None).await;
+                let outcome =
+                    client.post(&endpoint, bodies[(number % BODIES) as usize].clone(), HeaderMap::new()).await;
                 anyhow::ensure!(outcome.is_success(), "the receiver did not accept: {outcome:?}");
             }
         });
