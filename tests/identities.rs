@@ -130,7 +130,8 @@ async fn partitions_whose_identity_differs_from_the_roots_are_read_for_what_they
     let after = |name: &str| json!({"id": 11, "name": name});
     let expected = json!([
         ["UPDATE", whole(1, "n"), whole(1, "m"), null, false, false],
-        // Without an old row nothing tells which partition it was, so neither the id nor the name is known to be the same.
+        // Without an old row nothing tells which partition it was, so neither the id nor the name is known to be the
+        // same.
         ["UPDATE", {}, after("m"), ["body"], true, true],
         ["UPDATE", {}, {"id": 22, "name": "n", "body": ""}, null, true, true],
         ["UPDATE", whole(1, "m"), {"id": 1, "name": null, "body": "big"}, null, false, false],

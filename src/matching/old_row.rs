@@ -8,8 +8,8 @@ use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple};
 /// The partitions of one table that the stream has described and whose identity is not FULL, by OID.
 ///
 /// Where partitions are published under their root, a change names the root, and an old row is marked as the root's
-/// identity would have it; but what it holds is what the partition's own identity put into the WAL. A partition that was
-/// made or attached later may well have another one than the root.
+/// identity would have it; but what it holds is what the partition's own identity put into the WAL. A partition that
+/// was made or attached later may well have another one than the root.
 pub(super) type KeyedPartitions = BTreeMap<u32, Vec<String>>;
 
 /// How to read the old rows of one table.
@@ -44,7 +44,8 @@ impl OldRows {
     }
 
     /// The old row for what it is. One that is marked as whole, but could come from a partition with another identity
-    /// and holds nothing beyond such an identity, counts as a key: its other columns are null because they are not there.
+    /// and holds nothing beyond such an identity, counts as a key: its other columns are null because they are not
+    /// there.
     pub(super) fn read<'a>(&self, old: OldRow<'a>) -> OldRow<'a> {
         match (old, &self.mixed) {
             (OldRow::Full(row), Some(keys)) => {

@@ -237,8 +237,8 @@ impl Watcher {
         }
     }
 
-    /// The operation, which columns it sends (by place in [`TablePlan::masks`]), and whether it could not be decided, if
-    /// this watcher fires.
+    /// The operation, which columns it sends (by place in [`TablePlan::masks`]), and whether it could not be decided,
+    /// if this watcher fires.
     fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, Option<usize>, bool)> {
         let sure = |operation, wanted: &OperationPlan| Some((operation, Some(wanted.payload), false));
         match change {

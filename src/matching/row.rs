@@ -93,8 +93,8 @@ pub(super) fn print_row(
     PrintedRow { text: finish(scratch), missing }
 }
 
-/// Prints what is known of an old row that is not whole: the columns in the mask that are also `known` and have a value.
-/// A null says only that the column is not there.
+/// Prints what is known of an old row that is not whole: the columns in the mask that are also `known` and have a
+/// value. A null says only that the column is not there.
 pub(super) fn print_known(
     scratch: &mut Vec<u8>,
     columns: &[ColumnPlan],

@@ -48,7 +48,8 @@ impl ToSql for PgTime {
 }
 
 /// Reads an event from the fourteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
-/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row, undecided.
+/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old
+/// row, undecided.
 pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, first: usize) -> Result<Logged, Error> {
     let operation: &str = row.get(first + 2);
     let operation = Operation::from_name(operation).ok_or_else(|| Error::Corrupt {
