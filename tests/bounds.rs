@@ -49,7 +49,8 @@ async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
         start.env("WALHOOK_LOG", "debug,walhook=trace")
     })
     .await;
-    let password = scene.database.settings().password();
+    let (_, login) = scene.database.url().split_once("//postgres:").expect("a URL with a password");
+    let password = login.split('@').next().expect("a password").to_owned();
     let refused = scene.receiver.url("/refused?key={{URL_KEY}}");
     let headers = json!([{"name": "X-Secret", "value_from_env": "HEADER"}]);
     scene.create("echo", "item", "/echo", json!({"headers": headers})).await;

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::Error;
-use super::stream::Frame;
 use crate::matching::{Change, Matcher, Moment, Watch};
 use crate::model::{Event, Lsn, Position};
 use crate::pgoutput::{self, Cell, Message, Relation, Tuple};
+use crate::postgres::replication::Frame;
 use crate::queue::{Activation, Chunk};
 
 const MAX_EVENTS: usize = 1000;
@@ -57,35 +57,33 @@ impl Assembler {
     }
 
     /// Takes a frame in. Returns the position up to which nothing is left to be captured, if the frame says so.
-    pub(super) fn take(&mut self, frame: Frame) -> Result<Option<Lsn>, Error> {
+    pub(super) fn take(&mut self, frame: Frame<'_>) -> Result<Option<Lsn>, Error> {
         match frame {
-            Frame::Begin { commit_lsn, xid, committed_at } => {
+            Frame::Message(bytes) => self.message(bytes),
+            // Inside a transaction it says nothing about that transaction.
+            Frame::Position(position) => Ok((self.open.is_none() && self.is_empty()).then_some(position)),
+        }
+    }
+
+    fn message(&mut self, bytes: &[u8]) -> Result<Option<Lsn>, Error> {
+        match pgoutput::decode(bytes)? {
+            Message::Begin { commit_lsn, xid, committed_at } => {
                 let skipped = commit_lsn < self.resume;
                 let position = Position { commit_lsn, ordinal: 0 };
                 let moment = Moment { position, xid, committed_at, replicated: false };
                 self.open = Some(OpenTransaction { moment, skipped, cut: false });
             }
-            Frame::Data(bytes) => self.message(&bytes)?,
-            Frame::Commit { end_lsn } => {
+            Message::Commit { end_lsn } => {
                 self.open = None;
                 self.whole_events = self.events.len();
                 self.whole_activations = self.activations.len();
                 self.whole_progress = Some(end_lsn);
                 return Ok(self.is_empty().then_some(end_lsn));
             }
-            // Inside a transaction it says nothing about that transaction.
-            Frame::Idle { position } if self.open.is_none() && self.is_empty() => return Ok(Some(position)),
-            Frame::Idle { .. } | Frame::Message => {}
-        }
-        Ok(None)
-    }
-
-    fn message(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        match pgoutput::decode(bytes)? {
             Message::Relation(relation) => self.describe(relation),
             Message::Insert { relation, new } => {
                 if self.definitions.as_ref().is_some_and(|definitions| definitions.id == relation) {
-                    return self.define(new);
+                    return self.define(new).map(|()| None);
                 }
                 self.change(relation, Change::Insert(new));
             }
@@ -97,9 +95,9 @@ impl Assembler {
                 relations.iter().for_each(|relation| self.change(relation, Change::Truncate))
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
-            Message::Type => {}
+            Message::Type | Message::Logical { .. } => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Nothing of schema `walhook` is ever matched, so walhook's own writes make no events whatever is published.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stream ──frames──▶ assembler ──chunks──▶ queue::LogWriter ──committed──▶ acknowledge to the server
-//! (transport)        (decode, match)       (one COPY a chunk)          └─▶ feed to delivery, in memory
+//! (postgres)         (decode, match)       (one COPY a chunk)          └─▶ feed to delivery, in memory
 //! ```
 //!
 //! The acknowledged position never passes a commit whose events are not durable in the queue: it is only ever set
@@ -12,7 +12,6 @@ mod assembler;
 mod preflight;
 mod session;
 mod slot;
-mod stream;
 
 pub use preflight::Facts;
 

@@ -1,5 +1,7 @@
 //! Is the database ready? Everything missing is listed at once, with the statements that mend it.
 
+use std::time::Duration;
+
 use tokio_postgres::GenericClient;
 
 use super::Error;
@@ -12,11 +14,11 @@ pub struct Facts {
     pub version: String,
     /// The cluster's identifier, in decimal.
     pub system_identifier: String,
-    /// `wal_sender_timeout` in milliseconds; 0 means never.
-    pub sender_timeout_millis: u64,
+    /// `wal_sender_timeout`; zero means never.
+    pub sender_timeout: Duration,
 }
 
-/// `pg_logical_emit_message` in pgoutput, on which the transport insists, came with this version.
+/// Logical messages in pgoutput came with this version.
 const OLDEST_VERSION: i32 = 140_000;
 
 /// Checks a database. Nothing is changed.
@@ -85,11 +87,11 @@ pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Err
     Ok(Facts {
         version: row.get("version_text"),
         system_identifier: row.get("system_identifier"),
-        sender_timeout_millis: u64::try_from(sender_timeout).unwrap_or(0),
+        sender_timeout: Duration::from_millis(u64::try_from(sender_timeout).unwrap_or(0)),
     })
 }
 
-/// The transport puts the name into its command unquoted, so it must be one that needs no quotes.
+/// The names that Postgres allows.
 fn is_slot_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
@@ -104,7 +106,7 @@ mod tests {
     use super::is_slot_name;
 
     #[test]
-    fn slot_names_need_no_quotes() {
+    fn slot_names_are_those_that_postgres_allows() {
         assert!(is_slot_name("walhook_default"));
         for name in ["", "Walhook", "a b", "a\"b", "ö", &"a".repeat(64)] {
             assert!(!is_slot_name(name), "{name:?} was accepted");

@@ -11,17 +11,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::assembler::Assembler;
-use super::stream::Stream;
-use super::{Error, Options, State, slot};
+use super::{Error, Facts, Options, State, slot};
 use crate::matching::Matcher;
 use crate::model::Lsn;
+use crate::postgres::replication::{Connection, Start, Stream};
 use crate::postgres::{self, Class, Session};
 use crate::queue::{self, Appended, FeedSender, LogWriter};
 
+/// SQLSTATEs of a start: another connection reads the slot; there is none; its WAL is gone.
+const SLOT_IN_USE: &str = "55006";
+const SLOT_MISSING: &str = "42704";
+const SLOT_UNUSABLE: &str = "55000";
+const FIRST_SLOT_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_SLOT_PAUSE: Duration = Duration::from_secs(5);
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(5);
-/// Silence after which the server is asked whether our walsender lives: the transport would not notice by itself.
-const SILENCE: Duration = Duration::from_secs(15);
 /// What takes this long is a connection that is dead without saying so: a network that neither passes nor refuses. A
 /// chunk is about 1 MiB; the tick's statements are short.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,8 +50,9 @@ pub(super) async fn run(
     state: &watch::Sender<State>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut session = postgres::connect(&options.database, "walhook capture").await?;
-    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&mut session, options, false)).await?;
+    let mut control = postgres::connect(&options.database, "walhook capture control").await?;
+    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&mut control, options, false)).await?;
+    let session = postgres::connect(&options.database, "walhook capture").await?;
     if !own_source(&session, prepared.source_id, state, stop).await? {
         return Ok(());
     }
@@ -57,14 +62,11 @@ pub(super) async fn run(
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches);
     feed.tell_head(progress.last_seq);
     let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
-    let Options { database, slot, publication, .. } = options;
-    let sender_timeout = prepared.facts.sender_timeout_millis;
-    let stream = Stream::open(database, slot, publication, progress.lsn, sender_timeout).await?;
+    let Some(stream) = open_stream(options, &prepared.facts, progress.lsn, stop).await? else { return Ok(()) };
     state.send_replace(State::Streaming);
-    info!(source = options.source, slot, "streaming from {}", progress.lsn);
+    info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);
     let assembler = Assembler::new(matcher, progress.lsn);
     let mut running = Running {
-        options,
         feed,
         stream,
         assembler,
@@ -72,13 +74,52 @@ pub(super) async fn run(
         source_id: prepared.source_id,
         durable: progress.lsn,
         reached: progress.lsn,
-        last_frame: Instant::now(),
         idle_written: Instant::now(),
         append_at: Instant::now(),
     };
-    let result = running.run_until(stop).await;
+    let result = tokio::select! {
+        result = running.run_until(stop) => result,
+        () = control.closed() => Err(ended("the server closed our session; it may be shutting down")),
+    };
     running.stream.close().await;
     result
+}
+
+/// Opens the stream, once the server has noticed that the last reader of the slot is gone. The source is ours, so no
+/// other node can be that reader. `None` when stopped.
+async fn open_stream(
+    options: &Options,
+    facts: &Facts,
+    from: Lsn,
+    stop: &CancellationToken,
+) -> Result<Option<Stream>, Error> {
+    let Options { database, slot, publication, .. } = options;
+    let mut pause = FIRST_SLOT_PAUSE;
+    loop {
+        let connection = Connection::connect(database, &format!("walhook capture {slot}")).await?;
+        let error =
+            match connection.start(Start { slot, publication, from, sender_timeout: facts.sender_timeout }).await {
+                Ok(stream) => return Ok(Some(stream)),
+                Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
+                // The next try looks at the slot through SQL first and says exactly what is wrong with it.
+                Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
+                    return Err(ended(error));
+                }
+                Err(error) => return Err(error.into()),
+            };
+        if pause == FIRST_SLOT_PAUSE {
+            info!(source = options.source, "{error}; waiting for the server to let the slot go");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_SLOT_PAUSE),
+        }
+    }
+}
+
+/// An end after which another try may help.
+fn ended(message: impl ToString) -> Error {
+    Error::Stream { message: message.to_string(), class: Class::Retry }
 }
 
 /// Waits for the right to write this source's log. Asks again and again instead of waiting inside Postgres, which would
@@ -114,7 +155,6 @@ enum Log {
 }
 
 struct Running<'a> {
-    options: &'a Options,
     feed: &'a FeedSender,
     stream: Stream,
     assembler: Assembler,
@@ -124,7 +164,6 @@ struct Running<'a> {
     durable: Lsn,
     /// Everything that committed before this is durable or made no event.
     reached: Lsn,
-    last_frame: Instant,
     idle_written: Instant,
     /// No append before this, unless the chunk is full.
     append_at: Instant,
@@ -139,7 +178,6 @@ impl Running<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.take_ready_frames().await?;
-            self.check_session()?;
             self.start_append();
             let full = self.assembler.is_full();
             tokio::select! {
@@ -147,26 +185,12 @@ impl Running<'_> {
                 () = stop.cancelled() => return self.finish().await,
                 appended = wait_for(&mut self.log) => self.appended(appended?),
                 frame = self.stream.next(), if !full => {
-                    self.last_frame = Instant::now();
                     let reached = self.assembler.take(frame?)?;
                     self.note_reached(reached);
                 }
                 () = sleep_until(self.append_at), if !self.assembler.is_empty() && self.pauses() => {}
                 _ = tick.tick() => within(TICK_TIMEOUT, self.tick()).await?,
             }
-        }
-    }
-
-    /// A writer at work notices by itself that its session was ended, an idle one does not. It must: a server that
-    /// shuts down ends our session and then keeps the stream open, pinging, until we acknowledge what we cannot write
-    /// any more.
-    fn check_session(&self) -> Result<(), Error> {
-        match &self.log {
-            Log::Idle(writer) if writer.session().is_closed() => {
-                let message = "the session that writes the queue was closed".into();
-                Err(Error::Stream { message, class: Class::Retry })
-            }
-            _ => Ok(()),
         }
     }
 
@@ -183,9 +207,6 @@ impl Running<'_> {
             if taken % FRAMES_IN_A_ROW == 0 {
                 tokio::task::yield_now().await;
             }
-        }
-        if taken > 0 {
-            self.last_frame = Instant::now();
         }
         Ok(())
     }
@@ -233,15 +254,12 @@ impl Running<'_> {
         }
     }
 
-    /// Progress without events, and whether the server is still there.
+    /// Progress without events.
     async fn tick(&mut self) -> Result<(), Error> {
         let passed = self.reached.bytes_since(self.durable);
         let due = passed >= IDLE_STEP && self.idle_written.elapsed() >= TICK * 2;
         if due || passed >= IDLE_STEP_AT_ONCE {
             self.write_idle_progress().await?;
-        }
-        if self.last_frame.elapsed() >= SILENCE && !self.assembler.is_full() {
-            self.check_sender().await?;
         }
         Ok(())
     }
@@ -255,25 +273,6 @@ impl Running<'_> {
         self.durable = self.reached;
         self.idle_written = Instant::now();
         self.stream.acknowledge(self.durable);
-        Ok(())
-    }
-
-    /// A walsender that is gone, or that sent more than came in, means that the connection is dead without saying so.
-    async fn check_sender(&mut self) -> Result<(), Error> {
-        let Log::Idle(writer) = &self.log else { return Ok(()) };
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.options.slot];
-        let dead = |message: &str| Error::Stream { message: message.into(), class: Class::Retry };
-        let asking = writer.session().query_opt(include_str!("../../sql/sender_find.sql"), &parameters);
-        let row = asking.await?;
-        // Another role's walsender shows no position; then only its existence can be checked.
-        let sent = match row.map(|row| row.get::<_, Option<tokio_postgres::types::PgLsn>>(0)) {
-            None => return Err(dead("the server has ended it and the network did not say so")),
-            Some(sent) => sent.map(|lsn| Lsn(lsn.into())),
-        };
-        if sent.is_some_and(|sent| sent > self.stream.received()) {
-            return Err(dead("the server sent data that never arrived"));
-        }
-        self.last_frame = Instant::now();
         Ok(())
     }
 
@@ -301,10 +300,7 @@ impl Running<'_> {
 async fn within<T, E: Into<Error>>(limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result.map_err(Into::into),
-        Err(_) => {
-            let message = format!("Postgres did not answer within {} s", limit.as_secs());
-            Err(Error::Stream { message, class: Class::Retry })
-        }
+        Err(_) => Err(ended(format!("Postgres did not answer within {} s", limit.as_secs()))),
     }
 }
 

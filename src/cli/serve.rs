@@ -54,9 +54,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 
 fn start_log(format: Option<LogFormat>) -> anyhow::Result<()> {
     let terminal = std::io::stderr().is_terminal();
-    // The transport logs each end of a connection as an error of its own; we log it once, with what happens next.
-    let filter =
-        EnvFilter::try_from_env("WALHOOK_LOG").unwrap_or_else(|_| EnvFilter::new("info,pgwire_replication=off"));
+    let filter = EnvFilter::try_from_env("WALHOOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
         LogFormat::Text => log.with_ansi(terminal).with_target(false).try_init(),

@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use deadpool_postgres::Object;
 use tokio_postgres::Client;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::model::{EventId, LANES, Timestamp, Trigger};
-use crate::postgres::Pool;
+use crate::postgres::{Pool, Pooled};
 use crate::queue::{self, Backlog, Bounds, Deferred};
 
 /// What a read brought.
@@ -52,7 +51,7 @@ async fn with_session<T>(
     match tokio::time::timeout(READ_TIMEOUT, read(&client)).await {
         Ok(result) => Ok(result?),
         Err(_) => {
-            drop(Object::take(client));
+            drop(Pooled::take(client));
             Err(Failure::TimedOut)
         }
     }

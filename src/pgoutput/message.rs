@@ -1,11 +1,34 @@
-//! The messages that come between a transaction's begin and commit.
+//! The messages of the protocol.
 
 use super::reader::{DecodeError, Reader};
-use crate::model::TableName;
+use crate::model::{Lsn, TableName, Timestamp};
 
 /// One message. Rows are borrowed from its bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
+    /// A transaction starts. Transactions come whole and in commit order.
+    Begin {
+        /// Where its commit record begins.
+        commit_lsn: Lsn,
+        /// When it committed.
+        committed_at: Timestamp,
+        /// Its number.
+        xid: u32,
+    },
+    /// The transaction ends.
+    Commit {
+        /// Where its commit record ends.
+        end_lsn: Lsn,
+    },
+    /// Somebody wrote it with `pg_logical_emit_message`.
+    Logical {
+        /// Whether it belongs to the open transaction; otherwise it stands alone, also when its writer rolled back.
+        transactional: bool,
+        /// Says whom it is for.
+        prefix: &'a str,
+        /// Whatever the writer wrote.
+        content: &'a [u8],
+    },
     /// Describes a table; comes before its first row and again after any change to it.
     Relation(Relation),
     /// Names a type that is not built in.
@@ -180,14 +203,32 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// Decodes one message of a transaction's inside. Begin, commit and logical messages are not accepted: the transport
-/// decodes those.
+/// Decodes one message.
 ///
 /// # Errors
 /// [`DecodeError`] for anything that is not exactly one message; never panics.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(bytes)?;
     let message = match reader.tag() {
+        'B' => {
+            let commit_lsn = reader.lsn("commit position")?;
+            let committed_at = Timestamp::from_postgres_micros(reader.i64("commit time")?);
+            Message::Begin { commit_lsn, committed_at, xid: reader.u32("transaction")? }
+        }
+        'C' => {
+            reader.u8("flags")?;
+            reader.lsn("commit position")?;
+            let end_lsn = reader.lsn("end position")?;
+            reader.i64("commit time")?;
+            Message::Commit { end_lsn }
+        }
+        'M' => {
+            let transactional = reader.u8("flags")? & 1 == 1;
+            reader.lsn("position")?;
+            let prefix = reader.string("prefix")?;
+            let length = reader.length("content length")?;
+            Message::Logical { transactional, prefix, content: reader.bytes(length, "content")? }
+        }
         'I' => {
             let relation = reader.u32("relation")?;
             expect_marker(&mut reader, b'N')?;
@@ -319,6 +360,22 @@ mod tests {
                 assert_eq!(read.cells().collect::<Vec<_>>(), old);
                 assert_eq!(read.cell(2), Some(Cell::Text(b"long")));
             }
+        }
+    }
+
+    #[test]
+    fn a_transactions_frame_and_a_logical_message_are_read() {
+        let begin = [&b"B"[..], &[0, 0, 0, 1, 0, 0, 0, 2], &7_i64.to_be_bytes(), &[0, 0, 0, 9]].concat();
+        let expected =
+            Message::Begin { commit_lsn: Lsn(1 << 32 | 2), committed_at: Timestamp::from_postgres_micros(7), xid: 9 };
+        assert_eq!(decode(&begin), Ok(expected));
+        let commit = [&b"C\0"[..], &[0; 8], &[0, 0, 0, 1, 0, 0, 0, 3], &[0; 8]].concat();
+        assert_eq!(decode(&commit), Ok(Message::Commit { end_lsn: Lsn(1 << 32 | 3) }));
+        let logical = [&b"M\x01"[..], &[0; 8], b"walhook\0\0\0\0\x02hi"].concat();
+        let expected = Message::Logical { transactional: true, prefix: "walhook", content: b"hi" };
+        assert_eq!(decode(&logical), Ok(expected));
+        for whole in [begin, commit, logical] {
+            assert!((1..whole.len()).all(|end| decode(&whole[..end]).is_err()));
         }
     }
 

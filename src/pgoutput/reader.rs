@@ -1,5 +1,7 @@
 //! Checked reading of a message's fields. Every read can fail; none can panic.
 
+use crate::model::Lsn;
+
 /// The bytes are not a message of pgoutput's protocol version 1. The stream cannot be trusted after this: reconnect,
 /// and if it comes again, report it with the server's version.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +85,14 @@ impl<'a> Reader<'a> {
 
     pub(super) fn i32(&mut self, field: &'static str) -> Result<i32, DecodeError> {
         self.array(field).map(i32::from_be_bytes)
+    }
+
+    pub(super) fn i64(&mut self, field: &'static str) -> Result<i64, DecodeError> {
+        self.array(field).map(i64::from_be_bytes)
+    }
+
+    pub(super) fn lsn(&mut self, field: &'static str) -> Result<Lsn, DecodeError> {
+        self.array(field).map(u64::from_be_bytes).map(Lsn)
     }
 
     /// A length or count that the protocol sends signed and that cannot be negative.

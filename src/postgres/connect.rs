@@ -1,116 +1,37 @@
-//! Sessions and the pool, made from one connection string.
+//! Sessions of the driver: one by one, and the pool.
 
-use std::ops::Deref;
-use std::str::FromStr;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool_postgres::{ClientWrapper, Runtime};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Connection};
 
-use super::Error;
+use super::settings::{Settings, Target};
+use super::transport::{InPlace, Transport};
+use super::{Error, SERVER_KEEPALIVES};
 
-/// Sessions for short work: the API, and reading the backlog back.
-pub type Pool = deadpool_postgres::Pool;
+/// From the socket to the first prompt, for each place that a connection string names.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
+const POOL_TIMEOUT: Duration = Duration::from_secs(10);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this long without an acknowledgement the kernel gives a connection up, so that a cut network ends in an error.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-
-/// A server may be set to answer commits before they are flushed; what we acknowledge must be durable. The keepalives
-/// let the server notice within half a minute that we are gone: our advisory locks live as long as its end of the
-/// connection, and another node waits for them.
-const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on \
-                               -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 \
-                               -c tcp_user_timeout=20000";
-
-/// Where a database is and who connects. Prints without the password.
-#[derive(Clone)]
-pub struct Settings {
-    config: Config,
-}
-
-impl FromStr for Settings {
-    type Err = Error;
-
-    /// Reads a `postgres://` URL or a `key=value` string, as libpq does.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let mut config: Config = text.parse().map_err(|error: tokio_postgres::Error| {
-            // The parser's own words name the key or the place, not the value.
-            Error::Settings(std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string))
-        })?;
-        if matches!(config.get_ssl_mode(), SslMode::Require) {
-            return Err(Error::Settings(
-                "sslmode=require: this release connects without TLS; leave sslmode out".into(),
-            ));
-        }
-        if config.get_hosts().is_empty() {
-            return Err(Error::Settings("it names no host".into()));
-        }
-        config.connect_timeout(CONNECT_TIMEOUT).keepalives(true).keepalives_idle(KEEPALIVE_IDLE);
-        config.tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Settings { config })
-    }
-}
-
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}@{}/{}", self.user(), self.address(), self.database())
-    }
-}
-
-impl Settings {
-    /// The first host: a name, an address, or the directory of a Unix socket.
-    pub fn host(&self) -> String {
-        match self.config.get_hosts().first() {
-            Some(Host::Tcp(name)) => name.clone(),
-            #[cfg(unix)]
-            Some(Host::Unix(path)) => path.display().to_string(),
-            None => String::new(),
-        }
-    }
-
-    /// The first port, 5432 unless given.
-    pub fn port(&self) -> u16 {
-        self.config.get_ports().first().copied().unwrap_or(5432)
-    }
-
-    /// Host and port for messages.
-    pub fn address(&self) -> String {
-        format!("{}:{}", self.host(), self.port())
-    }
-
-    /// The role that connects.
-    pub fn user(&self) -> &str {
-        self.config.get_user().unwrap_or("postgres")
-    }
-
-    /// The database; the role's name unless given, as in libpq.
-    pub fn database(&self) -> &str {
-        self.config.get_dbname().unwrap_or_else(|| self.user())
-    }
-
-    /// The password, for the replication connection, which tokio-postgres cannot make.
-    pub fn password(&self) -> String {
-        self.config.get_password().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
-    }
-
-    /// The driver's settings, with this name shown in `pg_stat_activity` and the session pinned to UTC.
-    fn driver(&self, application_name: &str) -> Config {
-        let mut config = self.config.clone();
-        config.application_name(application_name);
-        let given = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
-        config.options(format!("{given}{SESSION_OPTIONS}"));
-        config
-    }
-}
+/// A server may be set to answer commits before they are flushed; what we acknowledge must be durable.
+const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
 
 /// One connection of its own. The connection ends when this is dropped.
 pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
+}
+
+impl Session {
+    /// Waits until the connection ended, by the server or by the network.
+    pub async fn closed(&mut self) {
+        // How the task ended makes no difference.
+        drop((&mut self.driver).await);
+    }
 }
 
 impl Deref for Session {
@@ -121,7 +42,7 @@ impl Deref for Session {
     }
 }
 
-impl std::ops::DerefMut for Session {
+impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
     }
@@ -136,28 +57,103 @@ impl Drop for Session {
 /// Opens a session. `search_path` is `pg_catalog` on it, so every statement names its schema.
 ///
 /// # Errors
-/// [`Error::ConnectTimeout`] and [`Error::Connect`]; ask [`Error::class`] whether to try again.
+/// What each place answered that the connection string names; ask [`Error::class`] whether to try again.
 pub async fn connect(settings: &Settings, application_name: &str) -> Result<Session, Error> {
-    let config = settings.driver(application_name);
-    let connecting = config.connect(NoTls);
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT * 2, Box::pin(connecting)).await;
-    let connected = connected
-        .map_err(|_| Error::ConnectTimeout { address: settings.address(), seconds: CONNECT_TIMEOUT.as_secs() * 2 })?;
-    let (client, connection) = connected.map_err(|reason| Error::Connect { address: settings.address(), reason })?;
+    let (client, driver) = open(settings, application_name).await?;
+    Ok(Session { client, driver })
+}
+
+async fn open(settings: &Settings, application_name: &str) -> Result<(Client, JoinHandle<()>), Error> {
+    first_usable(settings, |target| Box::pin(open_at(settings, application_name, target))).await
+}
+
+async fn open_at(
+    settings: &Settings,
+    application_name: &str,
+    target: Target,
+) -> Result<((Client, JoinHandle<()>), bool), Error> {
+    let transport = Transport::open(settings, &target).await?;
+    let options = format!("{SESSION_OPTIONS} {SERVER_KEEPALIVES}");
+    let config = settings.login(&target, application_name, &options, transport.is_encrypted())?;
+    let connected = config.connect_raw(transport, InPlace).await;
+    let (client, connection) = connected.map_err(|reason| Error::Connect { address: target.to_string(), reason })?;
+    let is_standby = is_standby(&connection);
     // Its error reaches the caller through the client's next call, so it is not reported twice.
     let driver = tokio::spawn(async move { drop(connection.await) });
-    Ok(Session { client, driver })
+    Ok(((client, driver), is_standby))
+}
+
+/// Servers say so at the login, from version 14 on.
+fn is_standby(connection: &Connection<Transport, Transport>) -> bool {
+    connection.parameter("in_hot_standby") == Some("on")
+}
+
+/// A login at one place: what it gave, and whether the server is a standby.
+pub(super) type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<(T, bool), Error>> + Send + 'a>>;
+
+/// Tries the places of a connection string in their order. Where there are several, standbys are passed over: they
+/// have no slots that could be read and no tables that could be written.
+pub(super) async fn first_usable<'a, T>(
+    settings: &Settings,
+    attempt: impl Fn(Target) -> Attempt<'a, T>,
+) -> Result<T, Error> {
+    let targets = settings.targets();
+    let several = targets.len() > 1;
+    let mut failures = Vec::new();
+    for target in targets {
+        let address = target.to_string();
+        let attempted = tokio::time::timeout(SESSION_TIMEOUT, attempt(target)).await;
+        let seconds = SESSION_TIMEOUT.as_secs();
+        failures.push(
+            match attempted.unwrap_or_else(|_| Err(Error::ConnectTimeout { address: address.clone(), seconds })) {
+                Ok((_, true)) if several => Error::Standby { address },
+                Ok((usable, _)) => return Ok(usable),
+                Err(error) => error,
+            },
+        );
+    }
+    match failures.len() {
+        1 => Err(failures.remove(0)),
+        _ => Err(Error::Everywhere(failures)),
+    }
+}
+
+/// Sessions for short work: the API, and reading the backlog back.
+pub type Pool = managed::Pool<Manager>;
+/// A session of the pool, which gets it back when this is dropped.
+pub type Pooled = managed::Object<Manager>;
+/// Why the pool gave no session.
+pub type PoolError = managed::PoolError<Error>;
+
+/// Opens the pool's sessions.
+#[derive(Debug)]
+pub struct Manager {
+    settings: Settings,
+    application_name: String,
+}
+
+impl managed::Manager for Manager {
+    type Type = ClientWrapper;
+    type Error = Error;
+
+    async fn create(&self) -> Result<ClientWrapper, Error> {
+        let (client, driver) = open(&self.settings, &self.application_name).await?;
+        Ok(ClientWrapper::new(client, driver))
+    }
+
+    async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<Error> {
+        if client.is_closed() { Err(RecycleError::message("the session was closed")) } else { Ok(()) }
+    }
 }
 
 /// A pool of at most `size` sessions, opened when first needed.
 pub fn pool(settings: &Settings, application_name: &str, size: usize) -> Pool {
-    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(settings.driver(application_name), NoTls, manager_config);
+    let manager = Manager { settings: settings.clone(), application_name: application_name.to_owned() };
     Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(CONNECT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT))
+        .wait_timeout(Some(POOL_TIMEOUT))
+        .create_timeout(Some(POOL_TIMEOUT))
         .build()
         .expect("a pool with a runtime and timeouts is complete")
 }

@@ -76,8 +76,8 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
-impl From<deadpool_postgres::PoolError> for Error {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
+impl From<postgres::PoolError> for Error {
+    fn from(error: postgres::PoolError) -> Self {
         Error::Postgres(error.into())
     }
 }
