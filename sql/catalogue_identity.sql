@@ -1,5 +1,5 @@
 -- Purpose: the replica identity of a table and of all partitions under it; the identity of the leaf is what counts.
--- Caller: triggers::publication::read. Locks: pg_partition_tree takes ACCESS SHARE.
+-- Caller: triggers::published::read. Locks: pg_partition_tree takes ACCESS SHARE.
 -- Index: pg_class_oid_index, pg_index_indrelid_index.
 select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        (select x.relname::text

@@ -1,5 +1,5 @@
 -- Purpose: note what was changed on a table. What an earlier trigger noted stays: it is the older state.
--- Caller: triggers::publication::apply. Locks: the row. Index: watched_table_pkey.
+-- Caller: triggers::published::record. Locks: the row. Index: watched_table_pkey.
 insert into walhook.watched_table as known
     (source_id, relation, previous_identity, previous_index, added_to_publication)
 values ($1, $2, $3::text::"char", $4, $5)

@@ -170,8 +170,8 @@ async fn rows_of_partitions_come_under_the_name_of_the_root() {
     scene.create("t", "parts", "/t", json!({})).await;
     // Also one that is made later, and one that is written directly.
     scene.execute("create table later partition of parts for values from (100) to (200)").await;
-    scene.execute("insert into parts values (1, '2006-02-02'), (55, null), (150, null)").await;
-    scene.execute("insert into low values (2, null)").await;
+    scene.execute("insert into parts values (1, '2006-02-02'), (55, '2006-03-03'), (150, null)").await;
+    scene.execute("insert into low values (2, '2006-04-04')").await;
     let requests = scene.arrivals("/t", 4).await;
     let mut ids = Vec::new();
     for request in &requests {
@@ -183,10 +183,13 @@ async fn rows_of_partitions_come_under_the_name_of_the_root() {
     assert!(requests.iter().any(|request| change(request)[2]["day"] == "2006-02-02"));
     // A row that moves is a delete in one partition and an insert in another: that is how Postgres writes it.
     scene.execute("update low set day = '2007-01-01' where id = 1; delete from parts where id = 55").await;
-    let changes = scene.changes("/t", 6).await;
+    scene.execute("update parts set id = 60 where id = 2").await;
+    let changes = scene.changes("/t", 8).await;
     let old = json!({"id": 1, "day": "2006-02-02"});
     assert!(changes.contains(&json!(["UPDATE", old, {"id": 1, "day": "2007-01-01"}])), "{changes:?}");
-    assert!(changes.contains(&json!(["DELETE", {"id": 55, "day": null}, null])), "{changes:?}");
+    assert!(changes.contains(&json!(["DELETE", {"id": 55, "day": "2006-03-03"}, null])), "{changes:?}");
+    assert!(changes.contains(&json!(["DELETE", {"id": 2, "day": "2006-04-04"}, null])), "{changes:?}");
+    assert!(changes.contains(&json!(["INSERT", null, {"id": 60, "day": "2006-04-04"}])), "{changes:?}");
 }
 
 #[tokio::test]

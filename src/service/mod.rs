@@ -95,10 +95,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let pool = postgres::pool(&config.database, "walhook", POOL_SIZE);
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
-    let captured = tasks.start_capture(&config, feed);
     let delivery = tasks.start_delivery(&config, source_id, &pool, handed_over);
+    let source = SourceInfo { id: source_id, name: config.source.clone(), publication: config.publication.clone() };
+    let catalogue = Catalogue::new(pool, source, config.replica_identity, delivery);
+    let captured = tasks.start_capture(&config, feed);
+    if let Some(captured) = captured.clone() {
+        tasks.start_upkeep(catalogue.clone(), captured);
+    }
     if let Some(listener) = listener {
-        tasks.start_api(&config, source_id, pool, delivery, captured, listener);
+        tasks.start_api(&config, catalogue, captured, listener);
     }
     tasks.finish(config.grace).await
 }
@@ -194,17 +199,21 @@ impl Tasks {
         Some(handle)
     }
 
+    fn start_upkeep(&mut self, catalogue: Catalogue, captured: watch::Receiver<capture::State>) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            catalogue.look_after(captured, stop).await;
+            ("upkeep", Ok(()))
+        });
+    }
+
     fn start_api(
         &mut self,
         config: &Config,
-        source_id: i16,
-        pool: Pool,
-        delivery: Option<Handle>,
+        catalogue: Catalogue,
         captured: Option<watch::Receiver<capture::State>>,
         listener: TcpListener,
     ) {
-        let source = SourceInfo { id: source_id, name: config.source.clone(), publication: config.publication.clone() };
-        let catalogue = Catalogue::new(pool, source, config.replica_identity, delivery);
         let (ready, readiness) = watch::channel(Readiness { migrated: true, streaming: false, serving: true });
         let state = ApiState::new(catalogue, config.admin_secret.clone(), readiness);
         info!("API on http://{}", config.listen);

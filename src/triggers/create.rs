@@ -6,6 +6,7 @@ use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
 use super::publication::{self, Plan, set_lock_wait};
+use super::published;
 use super::stored::{self, Stored};
 use super::table::{self, Table};
 use super::{Catalogue, Error, Inconsistency, resolvable};
@@ -46,7 +47,7 @@ impl Catalogue {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
-        self.tell_delivery().await;
+        self.tell().await;
         Ok(trigger)
     }
 
@@ -125,19 +126,12 @@ impl Catalogue {
         let needed = self.plan(transaction, definition, &table).await?;
         let lacks_right = |error: Error| explain_rights(error, definition, &needed);
         needed.apply(transaction, self.source.id, table.relation).await.map_err(lacks_right)?;
-        if table.is_partitioned() && table.key_columns.is_empty() {
-            tracing::warn!(
-                table = %definition.table,
-                "a partition that is added later to this table without a primary key has no replica identity, so \
-                 UPDATE and DELETE on it will fail; run ALTER TABLE ... REPLICA IDENTITY FULL on each new partition"
-            );
-        }
         Ok(table)
     }
 
     async fn plan(&self, transaction: &Transaction<'_>, definition: &Definition, table: &Table) -> Result<Plan, Error> {
         let publication = &self.source.publication;
-        let state = publication::read(transaction, &self.source, table.relation)
+        let state = published::read(transaction, &self.source, table.relation)
             .await?
             .ok_or_else(|| inconsistent(definition, Inconsistency::NoPublication(publication.clone())))?;
         publication::plan(&state, table, &definition.operations, publication, self.replica_identity)
@@ -181,7 +175,7 @@ impl Catalogue {
     }
 }
 
-fn inconsistent(definition: &Definition, reason: Inconsistency) -> Error {
+pub(super) fn inconsistent(definition: &Definition, reason: Inconsistency) -> Error {
     Error::Inconsistent { table: definition.table.clone(), trigger: definition.name.clone(), reason: Box::new(reason) }
 }
 

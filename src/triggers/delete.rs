@@ -30,7 +30,7 @@ impl Catalogue {
         transaction.execute(include_str!("../../sql/cursor_forget.sql"), &[&trigger.id]).await?;
         self.undo_unused(&mut transaction).await?;
         transaction.commit().await?;
-        self.tell_delivery().await;
+        self.tell().await;
         Ok(())
     }
 

@@ -90,6 +90,10 @@ impl Error {
     }
 }
 
+/// Gives a new partition its identity in the transaction that makes it.
+const NEW_PARTITIONS: &str = "CREATE EVENT TRIGGER walhook_keep_identity ON ddl_command_end \
+                              WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION walhook.keep_identity();";
+
 /// Why a well-formed definition cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Inconsistency {
@@ -133,6 +137,14 @@ pub enum Inconsistency {
         /// What mends it, complete statements.
         statements: Vec<String>,
     },
+    /// Partitions that are made later would have no identity.
+    #[error(
+        "it is partitioned and has no primary key, so a partition that is made or attached later has no replica \
+         identity, and every UPDATE and DELETE of the application on it would fail; give the table a primary key, or \
+         let a superuser run: {}",
+        NEW_PARTITIONS
+    )]
+    UnsafePartitions,
     /// The role of walhook may not change the table or the publication.
     #[error(
         "the role of walhook may not do what is needed ({message}); let the owner of the table and of the publication \
@@ -151,6 +163,7 @@ impl Inconsistency {
     pub fn statements(&self) -> Vec<String> {
         match self {
             Inconsistency::Publication { statement, .. } => vec![statement.clone()],
+            Inconsistency::UnsafePartitions => vec![NEW_PARTITIONS.to_owned()],
             Inconsistency::NoIdentity { statements } | Inconsistency::MissingRights { statements, .. } => {
                 statements.clone()
             }

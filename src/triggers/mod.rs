@@ -5,12 +5,17 @@ mod delete;
 mod error;
 mod invoke;
 mod publication;
+mod published;
 mod redeliver;
 mod resolvable;
 mod stored;
 mod table;
+mod upkeep;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 pub use error::{Error, Inconsistency, Unwatchable};
 
@@ -51,6 +56,8 @@ pub struct Catalogue {
     replica_identity: ReplicaIdentityPolicy,
     delivery: Option<delivery::Handle>,
     environment: Environment,
+    /// A trigger was made, replaced or deleted here.
+    changed: Arc<Notify>,
 }
 
 impl Catalogue {
@@ -62,7 +69,14 @@ impl Catalogue {
         replica_identity: ReplicaIdentityPolicy,
         delivery: Option<delivery::Handle>,
     ) -> Self {
-        Catalogue { pool, source, replica_identity, delivery, environment: Environment::process() }
+        Catalogue {
+            pool,
+            source,
+            replica_identity,
+            delivery,
+            environment: Environment::process(),
+            changed: Arc::default(),
+        }
     }
 
     /// Whether a request may name this source.
@@ -73,8 +87,9 @@ impl Catalogue {
         if name == self.source.name { Ok(()) } else { Err(Error::UnknownSource(name.to_owned())) }
     }
 
-    /// Tells the running delivery to load the definitions anew.
-    async fn tell_delivery(&self) {
+    /// Lets the upkeep look at the tables, and the running delivery load the definitions anew.
+    async fn tell(&self) {
+        self.changed.notify_one();
         let Some(delivery) = &self.delivery else { return };
         if tokio::time::timeout(DELIVERY_ANSWERS_WITHIN, delivery.catalogue_changed()).await.is_err() {
             tracing::warn!("delivery did not load the changed triggers within 5 s; it will by its next poll");

@@ -5,9 +5,10 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use postgres_protocol::escape::escape_identifier;
 
+use super::ReplicaIdentityPolicy;
 use super::error::{Error, Inconsistency, Unwatchable};
+use super::published::{self, Member, State};
 use super::table::{Table, quote};
-use super::{ReplicaIdentityPolicy, SourceInfo};
 use crate::model::{Operations, TableName};
 
 /// How long a lock on a plain table is waited for: so long the application's own writers queue behind us.
@@ -15,33 +16,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// Locking a partitioned table takes many locks, so it can meet a writer crosswise. We must give up before the writer's
 /// `deadlock_timeout` (1 s) would end the writer.
 pub(super) const LOCK_WAIT_SHORT: Duration = Duration::from_millis(800);
-
-/// What the publication publishes, and the tables in question.
-#[derive(Clone, Debug)]
-pub(super) struct State {
-    publishes: [(&'static str, bool); 4],
-    via_root: bool,
-    contains: bool,
-    /// Whether only some rows or columns of the table are published.
-    partial: bool,
-    /// The table itself, then its partitions.
-    members: Vec<Member>,
-}
-
-/// The table or one of its partitions.
-#[derive(Clone, Debug)]
-struct Member {
-    relation: u32,
-    name: TableName,
-    kind: String,
-    persistence: String,
-    /// `pg_class.relreplident`.
-    identity: String,
-    /// The index, where the identity is one.
-    identity_index: Option<String>,
-    /// Whether UPDATE and DELETE still work once the table is published.
-    usable: bool,
-}
 
 /// What is to be changed. Empty when the trigger can work as things are.
 #[derive(Debug)]
@@ -51,40 +25,6 @@ pub(super) struct Plan {
     publication: String,
     add: bool,
     to_full: Vec<Member>,
-}
-
-/// Reads what [`plan`] decides on. `None` when there is no such publication.
-pub(super) async fn read(
-    transaction: &Transaction<'_>,
-    source: &SourceInfo,
-    relation: u32,
-) -> Result<Option<State>, Error> {
-    let sql = include_str!("../../sql/catalogue_publication.sql");
-    let Some(row) = transaction.query_opt(sql, &[&source.publication, &relation]).await? else { return Ok(None) };
-    let members = transaction.query(include_str!("../../sql/catalogue_identity.sql"), &[&relation]).await?;
-    Ok(Some(State {
-        publishes: [
-            ("insert", row.get("pubinsert")),
-            ("update", row.get("pubupdate")),
-            ("delete", row.get("pubdelete")),
-            ("truncate", row.get("pubtruncate")),
-        ],
-        via_root: row.get("pubviaroot"),
-        contains: row.get("contains"),
-        partial: row.get("partial"),
-        members: members
-            .iter()
-            .map(|row| Member {
-                relation: row.get("oid"),
-                name: TableName::new(row.get::<_, String>("nspname"), row.get::<_, String>("relname")),
-                kind: row.get("relkind"),
-                persistence: row.get("relpersistence"),
-                identity: row.get("relreplident"),
-                identity_index: row.get("identity_index"),
-                usable: row.get("usable"),
-            })
-            .collect(),
-    }))
 }
 
 /// Decides what must change so that this table's operations reach the WAL reader whole.
@@ -102,6 +42,10 @@ pub(super) fn plan(
             (_, "u") => return Err(Unwatchable::Unlogged(quote(&member.name)).into()),
             _ => {}
         }
+    }
+    // A partition has the primary key of its root from the start, and no other identity.
+    if table.is_partitioned() && state.needs_identities() && !state.guarded {
+        return Err(Inconsistency::UnsafePartitions);
     }
     // The identity of the leaf is what counts; the root's own is kept alike, because it is what the stream describes.
     let mut to_full = Vec::new();
@@ -160,19 +104,12 @@ fn check_publication(
 
 /// Postgres refuses UPDATE and DELETE on a published table without identity, so such a table is not published.
 fn check_identities(state: &State) -> Result<(), Inconsistency> {
-    let [_, (_, updates), (_, deletes), _] = state.publishes;
-    if !updates && !deletes {
+    if !state.needs_identities() {
         return Ok(());
     }
     // A root holds no rows; it stands for the partitions it will get.
     let statements: Vec<String> = state.members.iter().filter(|member| !member.usable).map(Member::set_full).collect();
     if statements.is_empty() { Ok(()) } else { Err(Inconsistency::NoIdentity { statements }) }
-}
-
-impl Member {
-    fn set_full(&self) -> String {
-        format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote(&self.name))
-    }
 }
 
 impl Plan {
@@ -190,13 +127,15 @@ impl Plan {
         format!("LOCK TABLE {only}{} IN {mode} MODE;", quote(&self.table))
     }
 
-    /// The changes, in order. ONLY, because children by inheritance would be added as well.
+    /// ONLY, because children by inheritance would be added as well.
+    fn addition(&self) -> Option<String> {
+        let publication = escape_identifier(&self.publication);
+        self.add.then(|| format!("ALTER PUBLICATION {publication} ADD TABLE ONLY {};", quote(&self.table)))
+    }
+
+    /// The changes, in order.
     fn changes(&self) -> Vec<String> {
-        let add = self.add.then(|| {
-            let publication = escape_identifier(&self.publication);
-            format!("ALTER PUBLICATION {publication} ADD TABLE ONLY {};", quote(&self.table))
-        });
-        add.into_iter().chain(self.to_full.iter().map(Member::set_full)).collect()
+        self.addition().into_iter().chain(self.to_full.iter().map(Member::set_full)).collect()
     }
 
     /// What an operator runs in our place.
@@ -216,22 +155,22 @@ impl Plan {
 
     /// Makes the changes and notes them in `walhook.watched_table`, to be undone when the last trigger goes.
     pub async fn apply(&self, transaction: &Transaction<'_>, source_id: i16, relation: u32) -> Result<(), Error> {
-        for statement in self.changes() {
+        if let Some(statement) = self.addition() {
             transaction.batch_execute(&statement).await?;
-        }
-        let record = include_str!("../../sql/watched_table_record.sql");
-        if self.add {
-            let nothing: Option<&str> = None;
-            transaction.execute(record, &[&source_id, &relation, &nothing, &nothing, &true]).await?;
+            published::record(transaction, source_id, relation, None, true).await?;
         }
         for member in &self.to_full {
-            let index = member.identity_index.as_ref().filter(|_| member.identity == "i");
-            let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                &[&source_id, &member.relation, &member.identity, &index, &false];
-            transaction.execute(record, values).await?;
+            member.make_full(transaction, source_id).await?;
         }
         Ok(())
     }
+}
+
+/// Takes a table out of the publication. This needs no lock that writers would notice, and not the table's ownership.
+pub(super) async fn take_out(transaction: &Transaction<'_>, publication: &str, table: &TableName) -> Result<(), Error> {
+    let publication = escape_identifier(publication);
+    let statement = format!("ALTER PUBLICATION {publication} DROP TABLE ONLY {}", quote(table));
+    Ok(transaction.batch_execute(&statement).await?)
 }
 
 /// Bounds every wait for a lock in the rest of this transaction.
@@ -262,6 +201,7 @@ mod tests {
             via_root: true,
             contains,
             partial: false,
+            guarded: true,
             members,
         }
     }
@@ -336,6 +276,11 @@ mod tests {
         filtered.partial = true;
         let error = decide(&filtered, ReplicaIdentityPolicy::Full).expect_err("a row filter");
         assert!(error.to_string().contains("some rows or columns of the table; run: ALTER PUBLICATION"), "{error}");
+
+        let mut keyless = state(false, vec![member("T", "p", "f", true)]);
+        keyless.guarded = false;
+        let error = decide(&keyless, ReplicaIdentityPolicy::Full).expect_err("partitions without identity");
+        assert!(error.statements()[0].starts_with("CREATE EVENT TRIGGER"), "{error}");
 
         let foreign = state(false, vec![member("T", "p", "f", true), member("T_f", "f", "d", true)]);
         let error = decide(&foreign, ReplicaIdentityPolicy::Full).expect_err("foreign partition");
