@@ -93,8 +93,8 @@ fn table_problem(definition: &Definition, found: &Found, given: &Given<'_>) -> O
             ),
         };
         return Some(format!(
-            "table {name} is not in publication \"{publication}\" any more{because}; its changes are not captured until \
-             the trigger is replaced"
+            "table {name} is not in publication \"{publication}\" any more{because}; its changes are not captured \
+             until the trigger is replaced"
         ));
     }
     if let Err(reason) = publication::plan(state, table, &definition.operations, given.publication, given.policy) {
