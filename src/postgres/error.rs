@@ -60,6 +60,9 @@ pub enum Error {
     /// A replication connection ended.
     #[error("the replication connection ended: {0}")]
     Ended(String),
+    /// A replication connection broke.
+    #[error("the replication connection broke: {}", tls_problem(.0).map_or(.0.to_string(), advise))]
+    Broken(io::Error),
     /// The server sent what the protocol does not allow here.
     #[error("the server broke the protocol: {0}; if it comes again, report it with the server's version")]
     Protocol(String),
@@ -135,6 +138,8 @@ impl Error {
                 let all = errors.iter().all(|error| error.class() == Class::Operator);
                 if all { Class::Operator } else { Class::Retry }
             }
+            Error::Broken(error) if tls_problem(error).is_some() => Class::Operator,
+            Error::Broken(_) => Class::Retry,
             Error::Server(error) => class_of(&error.code),
             Error::Connect { reason: error, .. } | Error::Postgres(error) => classify(error),
         }

@@ -115,6 +115,8 @@ impl Config {
             }
             None => Err("--database-url could not be read".into()),
         });
+        let password = (raw.database_password, raw.database_password_file.as_deref());
+        let database = database.and_then(|database| problems.note(with_password(database, password)));
         let secret = value_or_file("admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
         let admin_secret = problems.note(secret).flatten().filter(|secret| !secret.is_empty());
         let listen = problems.note(address(raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN)));
@@ -167,6 +169,19 @@ impl Config {
             publication: self.publication.clone(),
             accept_gap: self.accept_gap,
         }
+    }
+}
+
+fn with_password(database: Settings, given: (Option<String>, Option<&Path>)) -> Result<Settings, String> {
+    let name = "--database-password";
+    match given {
+        (None, None) => Ok(database),
+        _ if database.holds_password() => {
+            Err(format!("{name} is set, and --database-url holds one too: leave one out"))
+        }
+        (Some(_), Some(_)) => Err(format!("{name} and {name}-file are both set: set one")),
+        (Some(password), None) => Ok(database.with_password(&password)),
+        (None, Some(path)) => database.with_password_file(path).map_err(|error| format!("{name}-file: {error}")),
     }
 }
 
@@ -241,6 +256,24 @@ mod tests {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_password_stands_in_one_place() {
+        let bare = RawSettings { database_url: Some("postgres://me@db/app".into()), ..Default::default() };
+        let with = |raw: &RawSettings, password: Option<&str>, file: Option<&str>| {
+            let (database_password, database_password_file) = (password.map(Into::into), file.map(Into::into));
+            check(RawSettings { database_password, database_password_file, ..raw.clone() })
+        };
+        assert!(with(&bare, Some("hunter2"), None).is_ok());
+        for (raw, password, file) in [
+            (&bare, Some("hunter2"), Some("/dev/null")),
+            (&bare, None, Some("/nowhere")),
+            (&raw(), Some("hunter3"), None),
+        ] {
+            let text = with(raw, password, file).expect_err("not usable").to_string();
+            assert!(text.contains("--database-password") && !text.contains("hunter"), "{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub struct RawSettings {
     /// A file that holds the database URL
     #[arg(long, env = "WALHOOK_DATABASE_URL_FILE", value_name = "FILE")]
     pub database_url_file: Option<PathBuf>,
+    /// The password for the database URL, where it holds none
+    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub database_password: Option<String>,
+    /// A file that holds this password; it is read at each connection
+    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    pub database_password_file: Option<PathBuf>,
     /// Name of the source [default: default]
     #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
     pub source: Option<String>,
@@ -56,11 +62,16 @@ impl RawSettings {
     pub fn or(self, file: RawSettings) -> RawSettings {
         // A value and its `_file` form are one setting: one given on the command line or in the environment hides both.
         let url_given = self.database_url.is_some() || self.database_url_file.is_some();
+        let password_given = self.database_password.is_some() || self.database_password_file.is_some();
         let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
         let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
         RawSettings {
             database_url: self.database_url.or(unless(url_given, file.database_url)),
             database_url_file: self.database_url_file.or(file.database_url_file.filter(|_| !url_given)),
+            database_password: self.database_password.or(unless(password_given, file.database_password)),
+            database_password_file: self
+                .database_password_file
+                .or(file.database_password_file.filter(|_| !password_given)),
             source: self.source.or(file.source),
             slot: self.slot.or(file.slot),
             publication: self.publication.or(file.publication),

@@ -3,6 +3,7 @@
 // Each file of tests/ compiles this module anew and uses only a part of it.
 #![allow(dead_code)]
 
+pub mod certificates;
 pub mod cluster;
 pub mod load;
 pub mod messages;

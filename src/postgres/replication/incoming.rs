@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, broken};
+use super::Error;
 
 /// What is read at once, and what the buffer holds unless a message is larger.
 const BUFFER: usize = 128 * 1024;
@@ -88,7 +88,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                 read.map_err(|_| Error::Ended(message()))?
             }
         };
-        match read.map_err(broken)? {
+        match read.map_err(Error::Broken)? {
             0 => Err(Error::Ended("the server closed it".into())),
             _ => Ok(()),
         }

@@ -112,13 +112,9 @@ impl Connection {
     async fn send(&mut self, message: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<(), Error> {
         let mut bytes = BytesMut::new();
         message(&mut bytes).map_err(|error| Error::Settings(error.to_string()))?;
-        self.outgoing.write_all(&bytes).await.map_err(broken)?;
-        self.outgoing.flush().await.map_err(broken)
+        self.outgoing.write_all(&bytes).await.map_err(Error::Broken)?;
+        self.outgoing.flush().await.map_err(Error::Broken)
     }
-}
-
-fn broken(error: std::io::Error) -> Error {
-    Error::Ended(error.to_string())
 }
 
 fn unexpected(tag: u8, place: &str) -> Error {
