@@ -8,7 +8,7 @@ use serde_json::json;
 use support::cluster::TestDatabase;
 use support::load::{Dice, LEDGER, Writers, check_delivered, check_log, watch_acknowledged};
 use support::scene::{DEADLINE, Scene};
-use support::wait::eventually;
+use support::wait::{eventually, within};
 use support::walhook::Start;
 use walhook::postgres::cluster::{Cluster, Mode, Options};
 
@@ -103,6 +103,44 @@ async fn check_postgres_restart(mode: Mode) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_restart_of_postgres_is_waited_out() {
     check_postgres_restart(Mode::Fast).await;
+}
+
+/// Postgres waits at its end for readers of WAL to have everything. We could not take it any more, so we must let go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fast_stop_with_events_not_yet_acknowledged_is_not_held_up_and_loses_nothing() {
+    let mut dice = Dice::from_environment();
+    let mut cluster = Cluster::start(Options::default()).await.expect("a cluster");
+    let database = TestDatabase::create_in(&cluster).await;
+    let scene = Scene::in_database(database, LEDGER, |start| start).await;
+    scene.create("ledger", "ledger", "/ledger", json!({})).await;
+    let writers = Writers::start(&scene.database, 3, &mut dice);
+    for _ in 0..3 {
+        scene.arrivals("/ledger", scene.receiver.count() + 50).await;
+        // From here on nothing can be queued, so nothing that is sent is acknowledged.
+        let stall = scene.database.connect().await;
+        stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
+        let waiting = "select count(*) from pg_stat_activity where application_name = 'walhook capture' and \
+                       wait_event_type = 'Lock' and datname = current_database()";
+        let behind = "select count(*) from pg_stat_replication where sent_lsn > flush_lsn + 20000";
+        let watch = scene.database.connect().await;
+        for (what, query) in [("a stalled append", waiting), ("WAL not acknowledged", behind)] {
+            let check = || async {
+                let count: i64 = watch.query_one(query, &[]).await.expect("a count").get(0);
+                if count > 0 { Ok(()) } else { Err(count) }
+            };
+            eventually(what, DEADLINE, check).await;
+        }
+        let stopping = cluster.stop(Mode::Fast);
+        within("the stop of Postgres", Duration::from_secs(5), stopping).await.expect("it stopped");
+        drop((stall, watch));
+        cluster.resume().await.expect("it starts again");
+    }
+    writers.finish().await;
+    let Scene { walhook, receiver, database, .. } = scene;
+    let sql = database.connect().await;
+    let scene = Scene { walhook, receiver, sql, database };
+    check_everything(&scene, 3 * IN_FLIGHT).await;
+    drop(scene);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
