@@ -7,7 +7,7 @@ use support::messages::*;
 use uuid::Uuid;
 use walhook::matching::{Matcher, Moment, Watch, Watches};
 use walhook::model::{Columns, Event, Operations, TableName};
-use walhook::pgoutput::{Identity, Relation};
+use walhook::pgoutput::{Identity, Relation, Types};
 
 #[test]
 fn update_columns_decide_with_null_as_a_value_like_any_other() {
@@ -136,7 +136,7 @@ fn a_version_takes_effect_where_it_is_activated_and_older_ones_change_nothing() 
 fn a_table_that_was_not_described_or_is_not_watched_makes_no_event() {
     let mut watches = Watches::default();
     watches.activate(trigger(1), 1, Some(watch(everything())));
-    let mut matcher = Matcher::new("7".into(), "default".into(), watches);
+    let mut matcher = Matcher::new("7".into(), "default".into(), watches, Types::default());
     let row = insert(&["1", "a", "B"]);
     assert_eq!(fire(&mut matcher, &row).len(), 0);
     let other = Relation { id: TABLE + 1, ..relation(Identity::Full) };

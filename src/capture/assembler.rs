@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::matching::{Change, Matcher, Moment, Watch};
-use crate::model::{Event, Lsn, Position};
-use crate::pgoutput::{self, Cell, Message, Relation, Tuple};
+use crate::model::{Event, Lsn, Position, TableName};
+use crate::pgoutput::{self, Cell, Message, Relation, Tuple, TypeShape};
 use crate::postgres::replication::Frame;
 use crate::queue::{Activation, Chunk};
 
@@ -30,6 +30,17 @@ pub(super) struct Assembler {
     whole_activations: usize,
     /// The end of the last transaction that ended, when it is not in a chunk yet.
     whole_progress: Option<Lsn>,
+    /// The message of a change that is matched again once its table's types were looked up.
+    postponed: Option<Vec<u8>>,
+    /// A table with a row that does not fit what the catalogue says of its types.
+    misfit: Option<TableName>,
+}
+
+/// Types that must be looked up before the next frame is taken in.
+pub(super) struct WantedTypes {
+    pub(super) ids: Vec<u32>,
+    /// The open transaction: a lookup that does not see it comes too early.
+    pub(super) xid: Option<u32>,
 }
 
 struct OpenTransaction {
@@ -38,6 +49,8 @@ struct OpenTransaction {
     skipped: bool,
     /// A chunk without progress was cut from it, so its last one must hold an event.
     cut: bool,
+    /// Tables whose types were looked up in it because a row did not fit them.
+    looked_up: Vec<u32>,
 }
 
 impl Assembler {
@@ -53,6 +66,8 @@ impl Assembler {
             whole_events: 0,
             whole_activations: 0,
             whole_progress: None,
+            postponed: None,
+            misfit: None,
         }
     }
 
@@ -71,7 +86,7 @@ impl Assembler {
                 let skipped = commit_lsn < self.resume;
                 let position = Position { commit_lsn, ordinal: 0 };
                 let moment = Moment { position, xid, committed_at, replicated: false };
-                self.open = Some(OpenTransaction { moment, skipped, cut: false });
+                self.open = Some(OpenTransaction { moment, skipped, cut: false, looked_up: Vec::new() });
             }
             Message::Commit { end_lsn } => {
                 self.open = None;
@@ -85,14 +100,14 @@ impl Assembler {
                 if self.definitions.as_ref().is_some_and(|definitions| definitions.id == relation) {
                     return self.define(new).map(|()| None);
                 }
-                self.change(relation, Change::Insert(new));
+                self.change(bytes, relation, Change::Insert(new));
             }
-            Message::Update { relation, old, new } => self.change(relation, Change::Update(old, new)),
-            Message::Delete { relation, old } => self.change(relation, Change::Delete(old)),
+            Message::Update { relation, old, new } => self.change(bytes, relation, Change::Update(old, new)),
+            Message::Delete { relation, old } => self.change(bytes, relation, Change::Delete(old)),
             // Without CASCADE and with it, each table is named once.
             Message::Truncate(relations) => {
                 self.matcher.pass(None);
-                relations.iter().for_each(|relation| self.change(relation, Change::Truncate))
+                relations.iter().for_each(|relation| self.change(bytes, relation, Change::Truncate))
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
             Message::Type | Message::Logical { .. } => {}
@@ -109,7 +124,7 @@ impl Assembler {
         }
     }
 
-    fn change(&mut self, relation: u32, change: Change<'_>) {
+    fn change(&mut self, message: &[u8], relation: u32, change: Change<'_>) {
         let Some(open) = &mut self.open else { return };
         open.moment.position.ordinal += 1;
         if open.skipped {
@@ -117,8 +132,49 @@ impl Assembler {
             return;
         }
         let before = self.events.len();
-        self.matcher.fire(relation, change, &open.moment, &mut self.events);
+        if !self.matcher.fire(relation, change, &open.moment, &mut self.events) {
+            // Once a transaction: what the catalogue says after the transaction is all that can be known of it.
+            if !open.looked_up.contains(&relation) && self.matcher.want_types(relation) {
+                open.looked_up.push(relation);
+                open.moment.position.ordinal -= 1;
+                self.events.truncate(before);
+                self.postponed = Some(message.to_vec());
+                return;
+            }
+            self.misfit = self.matcher.relation(relation).map(|relation| relation.table.clone());
+        }
         self.bytes += self.events[before..].iter().map(Event::size).sum::<usize>();
+    }
+
+    /// Whether a transaction has begun that has no change yet.
+    pub(super) fn is_at_begin(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.moment.position.ordinal == 0)
+    }
+
+    /// What must be looked up and [learned](Self::learn) before the next frame is taken in.
+    pub(super) fn wanted_types(&self) -> Option<WantedTypes> {
+        let wanted = self.matcher.wanted_types();
+        let xid = self.open.as_ref().map(|open| open.moment.xid);
+        (!wanted.is_empty()).then(|| WantedTypes { ids: wanted.to_vec(), xid })
+    }
+
+    /// Wants the types that can change without a word in the stream to be looked up.
+    pub(super) fn doubt_types(&mut self) {
+        self.matcher.doubt_types();
+    }
+
+    /// Takes in what was looked up, and the change that waited for it.
+    pub(super) fn learn(&mut self, found: Vec<(u32, TypeShape)>) -> Result<(), Error> {
+        self.matcher.learn(found);
+        match self.postponed.take() {
+            Some(message) => self.message(&message).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// A table with a row that did not fit what the catalogue says, if there was one since the last call.
+    pub(super) fn take_misfit(&mut self) -> Option<TableName> {
+        self.misfit.take()
     }
 
     /// A trigger was created, replaced or deleted here.

@@ -12,6 +12,7 @@ mod assembler;
 mod preflight;
 mod session;
 mod slot;
+mod types;
 
 pub use preflight::Facts;
 
@@ -36,6 +37,8 @@ pub struct Options {
     pub slot: String,
     /// The publication's name.
     pub publication: String,
+    /// Columns of the larger number types become strings.
+    pub stringify_numeric_types: bool,
     /// Go on where WAL was lost.
     pub accept_gap: bool,
 }

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::assembler::Assembler;
+use super::types::TypeCatalogue;
 use super::{Error, Facts, Options, State, slot};
 use crate::matching::Matcher;
 use crate::model::Lsn;
+use crate::pgoutput::Types;
 use crate::postgres::replication::{Connection, Start, Stream};
 use crate::postgres::{self, Class, Session};
 use crate::queue::{self, Appended, FeedSender, LogWriter};
@@ -59,7 +61,8 @@ pub(super) async fn run(
     // Only now: until the lock was ours, another node may have moved progress.
     let progress = within(APPEND_TIMEOUT, queue::read_progress(&*session, prepared.source_id)).await?;
     let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
-    let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches);
+    let types = Types::new(options.stringify_numeric_types);
+    let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches, types);
     feed.tell_head(progress.last_seq);
     let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
     let Some(stream) = open_stream(options, &prepared.facts, progress.lsn, stop).await? else { return Ok(()) };
@@ -70,6 +73,7 @@ pub(super) async fn run(
         feed,
         stream,
         assembler,
+        types: TypeCatalogue::new(&options.database),
         log: Log::Idle(Box::new(writer)),
         source_id: prepared.source_id,
         durable: progress.lsn,
@@ -158,6 +162,7 @@ struct Running<'a> {
     feed: &'a FeedSender,
     stream: Stream,
     assembler: Assembler,
+    types: TypeCatalogue,
     log: Log,
     source_id: i16,
     /// Everything that committed before this is durable in the queue; the most that is ever acknowledged.
@@ -187,6 +192,7 @@ impl Running<'_> {
                 frame = self.stream.next(), if !full => {
                     let reached = self.assembler.take(frame?)?;
                     self.note_reached(reached);
+                    self.look_up_types().await?;
                 }
                 () = sleep_until(self.append_at), if !self.assembler.is_empty() && self.pauses() => {}
                 _ = tick.tick() => within(TICK_TIMEOUT, self.tick()).await?,
@@ -203,10 +209,26 @@ impl Running<'_> {
             let Some(frame) = tokio::task::unconstrained(self.stream.next()).now_or_never() else { break };
             let reached = self.assembler.take(frame?)?;
             self.note_reached(reached);
+            self.look_up_types().await?;
             taken += 1;
             if taken % FRAMES_IN_A_ROW == 0 {
                 tokio::task::yield_now().await;
             }
+        }
+        Ok(())
+    }
+
+    /// A few milliseconds where a new table, or one with composite types, comes by; nothing otherwise.
+    async fn look_up_types(&mut self) -> Result<(), Error> {
+        if self.assembler.is_at_begin() && self.types.is_due() {
+            self.assembler.doubt_types();
+        }
+        if let Some(wanted) = self.assembler.wanted_types() {
+            let found = within(APPEND_TIMEOUT, self.types.describe(&wanted)).await?;
+            self.assembler.learn(found)?;
+        }
+        if let Some(table) = self.assembler.take_misfit() {
+            self.types.warn_misfit(table);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod old_row;
 mod plan;
+mod printer;
 mod row;
 mod watch;
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::old_row::{Changed, KeyedPartitions, OldRows};
-use super::row::{ColumnPlan, Mask, PrintedOld, PrintedRow, print_known, print_row};
+use super::printer::Printer;
+use super::row::{ColumnPlan, Mask};
 use super::watch::{ActiveWatch, Watches};
 use crate::model::{
     Columns, Event, Lane, Operation, OperationSpec, Position, TableName, Timestamp, derive_event_id, derive_lane,
 };
-use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple};
+use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple, TypeShape, Types};
 
 /// A row change as the decoder gives it.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,7 @@ pub struct Matcher {
     system: String,
     source: String,
     watches: Watches,
+    types: Types,
     plans: HashMap<u32, TablePlan>,
     /// Of roots whose partitions are published under their name.
     partitions: HashMap<u32, KeyedPartitions>,
@@ -53,13 +55,13 @@ pub struct Matcher {
 }
 
 /// What one table's watches want, worked out once for all its rows.
-struct TablePlan {
+pub(super) struct TablePlan {
     relation: Relation,
     table: Arc<TableName>,
-    columns: Vec<ColumnPlan>,
-    old_rows: OldRows,
+    pub(super) columns: Vec<ColumnPlan>,
+    pub(super) old_rows: OldRows,
     /// Distinct column sets; each is printed at most once a change, however many triggers want it.
-    masks: Vec<Mask>,
+    pub(super) masks: Vec<Mask>,
     watchers: Vec<Watcher>,
 }
 
@@ -86,11 +88,12 @@ struct OperationPlan {
 
 impl Matcher {
     /// `system` and `source` go into the events' ids.
-    pub fn new(system: String, source: String, watches: Watches) -> Self {
+    pub fn new(system: String, source: String, watches: Watches, types: Types) -> Self {
         Matcher {
             system,
             source,
             watches,
+            types,
             plans: HashMap::new(),
             partitions: HashMap::new(),
             described: Vec::new(),
@@ -101,8 +104,10 @@ impl Matcher {
     /// Takes note of a table's description.
     pub fn describe(&mut self, relation: Relation) {
         self.described.push(relation.id);
-        let plan = TablePlan::new(relation, &self.watches, &self.partitions);
-        self.plans.insert(plan.relation.id, plan);
+        let id = relation.id;
+        self.plans.insert(id, TablePlan::new(relation, &self.watches, &self.partitions, &mut self.types));
+        // Its types may have changed with it.
+        self.want_types(id);
     }
 
     /// To be called for every change of a row that is not fired, and with `None` for what is no change of a row.
@@ -135,20 +140,50 @@ impl Matcher {
     /// Puts a trigger's version into force for the changes from here on.
     pub fn activate(&mut self, trigger_id: Uuid, version: i32, watch: Option<super::Watch>) {
         self.watches.activate(trigger_id, version, watch);
-        // Triggers come and go rarely; planning every known table anew is simpler than finding the one touched.
+        self.plan_anew();
+    }
+
+    /// Triggers and types change rarely; planning every known table anew is simpler than finding the one touched.
+    fn plan_anew(&mut self) {
         for plan in self.plans.values_mut() {
-            *plan = TablePlan::new(plan.relation.clone(), &self.watches, &self.partitions);
+            *plan = TablePlan::new(plan.relation.clone(), &self.watches, &self.partitions, &mut self.types);
         }
     }
 
-    /// Appends the events that a change makes. A table that the stream has not described makes none.
-    pub fn fire(&mut self, relation: u32, change: Change<'_>, moment: &Moment, events: &mut Vec<Event>) {
+    /// The types to look up in the catalogue and to [`learn`](Self::learn) before the next change.
+    pub fn wanted_types(&self) -> &[u32] {
+        self.types.wanted()
+    }
+
+    /// Wants a watched table's types to be looked up, also those that are known. Returns whether there are any.
+    pub fn want_types(&mut self, relation: u32) -> bool {
+        let plan = self.plans.get(&relation).filter(|plan| !plan.watchers.is_empty());
+        self.types.want(plan.into_iter().flat_map(TablePlan::type_ids));
+        !self.types.wanted().is_empty()
+    }
+
+    /// Wants the types that can change without a word in the stream to be looked up.
+    pub fn doubt_types(&mut self) {
+        let changeable = |plan: &&TablePlan| plan.columns.iter().any(|column| column.kind.is_changeable());
+        self.types.want(self.plans.values().filter(changeable).flat_map(TablePlan::type_ids));
+    }
+
+    /// What the catalogue says of the wanted types: see [`Types::learn`].
+    pub fn learn(&mut self, found: Vec<(u32, TypeShape)>) {
+        if self.types.learn(found) {
+            self.plan_anew();
+        }
+    }
+
+    /// Appends the events that a change makes. A table that the stream has not described makes none. Returns false when
+    /// a value was not what its type, as it is known, prints: the types should be looked up again.
+    pub fn fire(&mut self, relation: u32, change: Change<'_>, moment: &Moment, events: &mut Vec<Event>) -> bool {
         if !self.described.is_empty() {
             self.pass(Some(relation));
         }
-        let Some(plan) = self.plans.get(&relation) else { return };
+        let Some(plan) = self.plans.get(&relation) else { return true };
         if plan.watchers.is_empty() {
-            return;
+            return true;
         }
         let change = match change {
             Change::Update(old, new) => Change::Update(plan.old_rows.read(old), new),
@@ -156,6 +191,7 @@ impl Matcher {
             Change::Insert(_) | Change::Truncate => change,
         };
         let mut printer = Printer::new(plan, change, &mut self.scratch);
+        let mut sure = true;
         for watcher in &plan.watchers {
             if moment.replicated && !watcher.trigger_on_replication {
                 continue;
@@ -165,6 +201,7 @@ impl Matcher {
                 Some(payload) => (printer.old(payload), printer.new_row(payload)),
                 None => (None, None),
             };
+            sure &= old.as_ref().is_none_or(|row| row.sure) && new.as_ref().is_none_or(|row| row.sure);
             let old_partial = old.as_ref().is_some_and(|row| row.partial);
             let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
             events.push(Event {
@@ -189,18 +226,29 @@ impl Matcher {
                 undecided,
             });
         }
+        sure
     }
 }
 
 impl TablePlan {
-    fn new(relation: Relation, watches: &Watches, partitions: &HashMap<u32, KeyedPartitions>) -> Self {
-        let columns = ColumnPlan::for_relation(&relation);
+    fn new(
+        relation: Relation,
+        watches: &Watches,
+        partitions: &HashMap<u32, KeyedPartitions>,
+        types: &mut Types,
+    ) -> Self {
+        let found = watches.on_relation(relation.id);
+        // The types of a table that nobody watches need not be looked up.
+        let columns = if found.is_empty() { Vec::new() } else { ColumnPlan::for_relation(&relation, types) };
         let old_rows = OldRows::new(&relation, &columns, partitions.get(&relation.id));
         let mut masks = Vec::new();
-        let found = watches.on_relation(relation.id);
         let watchers =
             found.iter().map(|active| Watcher::new(active, relation.identity, &columns, &mut masks)).collect();
         TablePlan { table: Arc::new(relation.table.clone()), relation, columns, old_rows, masks, watchers }
+    }
+
+    fn type_ids(&self) -> impl Iterator<Item = u32> {
+        self.relation.columns.iter().map(|column| column.type_id)
     }
 
     fn column_index(columns: &[ColumnPlan], name: &str) -> Option<usize> {
@@ -286,62 +334,5 @@ fn mask_of(columns: &Columns, plans: &[ColumnPlan]) -> Mask {
     match columns {
         Columns::All => Mask::new(plans, |_| true),
         Columns::Only(names) => Mask::new(plans, |column| names.contains(&column.name)),
-    }
-}
-
-/// Prints each wanted column set of a change at most once.
-struct Printer<'plan, 'row> {
-    plan: &'plan TablePlan,
-    change: Change<'row>,
-    scratch: &'plan mut Vec<u8>,
-    /// The last print of each side: nearly always the only one.
-    last_old: Option<(usize, PrintedOld)>,
-    last_new: Option<(usize, PrintedRow)>,
-}
-
-impl<'plan, 'row> Printer<'plan, 'row> {
-    fn new(plan: &'plan TablePlan, change: Change<'row>, scratch: &'plan mut Vec<u8>) -> Self {
-        Printer { plan, change, scratch, last_old: None, last_new: None }
-    }
-
-    fn new_row(&mut self, payload: usize) -> Option<PrintedRow> {
-        let (row, full_old) = match self.change {
-            Change::Insert(new) => (new, None),
-            Change::Update(OldRow::Full(old), new) => (new, Some(old)),
-            Change::Update(_, new) => (new, None),
-            Change::Delete(_) | Change::Truncate => return None,
-        };
-        if let Some((_, printed)) = self.last_new.as_ref().filter(|(mask, _)| *mask == payload) {
-            return Some(printed.clone());
-        }
-        let printed = print_row(self.scratch, &self.plan.columns, &self.plan.masks[payload], row, full_old);
-        self.last_new = Some((payload, printed.clone()));
-        Some(printed)
-    }
-
-    /// The old row as far as the WAL holds it. Without a whole one that is the replica identity's columns, and where no
-    /// column of it changed they are the same as in the new row.
-    fn old(&mut self, payload: usize) -> Option<PrintedOld> {
-        let old = match self.change {
-            Change::Insert(_) | Change::Truncate => return None,
-            Change::Update(old, _) | Change::Delete(old) => old,
-        };
-        if let Some((_, printed)) = self.last_old.as_ref().filter(|(mask, _)| *mask == payload) {
-            return Some(printed.clone());
-        }
-        let TablePlan { columns, old_rows, masks, .. } = self.plan;
-        let (scratch, mask) = (&mut *self.scratch, &masks[payload]);
-        let printed = match (old, self.change) {
-            (OldRow::Full(row), _) => {
-                PrintedOld { text: print_row(scratch, columns, mask, row, None).text, partial: false }
-            }
-            (OldRow::Key(row), _) => print_known(scratch, columns, mask, row, |_| true),
-            (OldRow::Absent, Change::Update(_, new)) => {
-                print_known(scratch, columns, mask, new, |index| old_rows.kept().has(index))
-            }
-            (OldRow::Absent, _) => return None,
-        };
-        self.last_old = Some((payload, printed.clone()));
-        Some(printed)
     }
 }

@@ -2,29 +2,24 @@
 
 use bytes::Bytes;
 
-use crate::pgoutput::{Cell, Kind, Relation, Tuple, write_string, write_value};
+use crate::pgoutput::{Cell, Column, Kind, Relation, Tuple, Types, write_key, write_value};
 
 /// What is needed of a column to print it.
 pub(super) struct ColumnPlan {
     pub(super) name: String,
     /// `"name":`, escaped once for all rows.
     prefix: Vec<u8>,
-    kind: Kind,
+    pub(super) kind: Kind,
     pub(super) in_identity: bool,
 }
 
 impl ColumnPlan {
-    pub(super) fn for_relation(relation: &Relation) -> Vec<ColumnPlan> {
-        let plan = |column: &crate::pgoutput::Column| {
+    pub(super) fn for_relation(relation: &Relation, types: &mut Types) -> Vec<ColumnPlan> {
+        let plan = |column: &Column| {
             let mut prefix = Vec::new();
-            write_string(&mut prefix, column.name.as_bytes());
-            prefix.push(b':');
-            ColumnPlan {
-                name: column.name.clone(),
-                prefix,
-                kind: Kind::of_type(column.type_id),
-                in_identity: column.in_identity,
-            }
+            write_key(&mut prefix, &column.name);
+            let kind = types.column_kind(column.type_id);
+            ColumnPlan { name: column.name.clone(), prefix, kind, in_identity: column.in_identity }
         };
         relation.columns.iter().map(plan).collect()
     }
@@ -54,6 +49,8 @@ impl Mask {
 pub(super) struct PrintedRow {
     pub(super) text: Bytes,
     pub(super) missing: Vec<String>,
+    /// Whether every value is what its type, as it is known, prints.
+    pub(super) sure: bool,
 }
 
 /// What the WAL holds of an old row: whether columns that belong in it are not there.
@@ -61,6 +58,8 @@ pub(super) struct PrintedRow {
 pub(super) struct PrintedOld {
     pub(super) text: Bytes,
     pub(super) partial: bool,
+    /// As in [`PrintedRow`].
+    pub(super) sure: bool,
 }
 
 /// Prints a row's columns in the mask. An unchanged TOAST value comes from the full old row; where there is none its
@@ -73,7 +72,7 @@ pub(super) fn print_row(
     full_old: Option<Tuple<'_>>,
 ) -> PrintedRow {
     start(scratch);
-    let mut missing = Vec::new();
+    let (mut missing, mut sure) = (Vec::new(), true);
     let mut old_cells = full_old.map(|old| old.cells());
     for (index, (column, cell)) in columns.iter().zip(row.cells()).enumerate() {
         let old_cell = old_cells.as_mut().and_then(Iterator::next);
@@ -87,10 +86,10 @@ pub(super) fn print_row(
         if cell == Cell::Unchanged {
             missing.push(column.name.clone());
         } else {
-            print_cell(scratch, column, cell);
+            sure &= print_cell(scratch, column, cell);
         }
     }
-    PrintedRow { text: finish(scratch), missing }
+    PrintedRow { text: finish(scratch), missing, sure }
 }
 
 /// Prints what is known of an old row that is not whole: the columns in the mask that are also `known` and have a
@@ -103,14 +102,14 @@ pub(super) fn print_known(
     known: impl Fn(usize) -> bool,
 ) -> PrintedOld {
     start(scratch);
-    let mut partial = false;
+    let (mut partial, mut sure) = (false, true);
     for (index, (column, cell)) in columns.iter().zip(row.cells()).enumerate().filter(|(index, _)| mask.has(*index)) {
         match cell {
-            Cell::Text(_) if known(index) => print_cell(scratch, column, cell),
+            Cell::Text(_) if known(index) => sure &= print_cell(scratch, column, cell),
             _ => partial = true,
         }
     }
-    PrintedOld { text: finish(scratch), partial }
+    PrintedOld { text: finish(scratch), partial, sure }
 }
 
 fn start(scratch: &mut Vec<u8>) {
@@ -118,14 +117,18 @@ fn start(scratch: &mut Vec<u8>) {
     scratch.push(b'{');
 }
 
-fn print_cell(scratch: &mut Vec<u8>, column: &ColumnPlan, cell: Cell<'_>) {
+/// Returns whether the value is what its type prints.
+fn print_cell(scratch: &mut Vec<u8>, column: &ColumnPlan, cell: Cell<'_>) -> bool {
     if scratch.len() > 1 {
         scratch.push(b',');
     }
     scratch.extend_from_slice(&column.prefix);
     match cell {
-        Cell::Text(text) => write_value(scratch, column.kind, text),
-        Cell::Null | Cell::Unchanged => scratch.extend_from_slice(b"null"),
+        Cell::Text(text) => write_value(scratch, &column.kind, text),
+        Cell::Null | Cell::Unchanged => {
+            scratch.extend_from_slice(b"null");
+            true
+        }
     }
 }
 

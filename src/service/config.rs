@@ -53,6 +53,8 @@ pub struct Config {
     pub grace: Duration,
     /// What is done with the replica identity of watched tables.
     pub replica_identity: ReplicaIdentityPolicy,
+    /// Columns of type int8, float8 and numeric become strings.
+    pub stringify_numeric_types: bool,
     /// How log lines look; by the terminal where it is not set.
     pub log_format: Option<LogFormat>,
     /// Go on where WAL was lost.
@@ -134,6 +136,8 @@ impl Config {
             Some("keep") => Ok(ReplicaIdentityPolicy::Keep),
             Some(other) => Err(format!("--replica-identity {other:?}: use full or keep")),
         });
+        let stringify_numeric_types =
+            problems.note(truth("stringify-numeric-types", raw.stringify_numeric_types.as_deref()));
         let log_format = problems.note(match raw.log_format.as_deref() {
             None => Ok(None),
             Some("text") => Ok(Some(LogFormat::Text)),
@@ -155,6 +159,7 @@ impl Config {
             roles,
             grace,
             replica_identity,
+            stringify_numeric_types: stringify_numeric_types.unwrap_or(false),
             log_format,
             accept_gap: raw.accept_gap,
         })
@@ -167,6 +172,7 @@ impl Config {
             source: self.source.clone(),
             slot: self.slot.clone(),
             publication: self.publication.clone(),
+            stringify_numeric_types: self.stringify_numeric_types,
             accept_gap: self.accept_gap,
         }
     }
@@ -202,6 +208,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn duration(name: &str, text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("--{name} {text:?}: use a duration such as 30s or 5m"))
+}
+
+fn truth(name: &str, text: Option<&str>) -> Result<bool, String> {
+    match text {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(format!("--{name} {other:?}: use true or false")),
+    }
 }
 
 fn roles(only: Option<&str>) -> Result<Roles, String> {
@@ -249,10 +263,13 @@ mod tests {
             only: Some("capture,tea".into()),
             log_format: Some("xml".into()),
             replica_identity: Some("none".into()),
+            stringify_numeric_types: Some("maybe".into()),
             ..Default::default()
         };
         let text = check(bad).expect_err("not usable").to_string();
-        for name in ["--database-url", "--grace", "--only", "--log-format", "--replica-identity"] {
+        for name in
+            ["--database-url", "--grace", "--only", "--log-format", "--replica-identity", "--stringify-numeric-types"]
+        {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");

@@ -48,6 +48,10 @@ pub struct RawSettings {
     /// Replica identity of watched tables: full sets it to FULL, keep leaves it [default: full]
     #[arg(long, env = "WALHOOK_REPLICA_IDENTITY", value_name = "full|keep")]
     pub replica_identity: Option<String>,
+    /// Send columns of type bigint, numeric and double precision as strings, as Hasura can [default: false]
+    #[arg(long, env = "WALHOOK_STRINGIFY_NUMERIC_TYPES", value_name = "true|false", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true")]
+    pub stringify_numeric_types: Option<String>,
     /// Log lines as text or json [default: text on a terminal, else json]
     #[arg(long, env = "WALHOOK_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -81,6 +85,7 @@ impl RawSettings {
             only: self.only.or(file.only),
             grace: self.grace.or(file.grace),
             replica_identity: self.replica_identity.or(file.replica_identity),
+            stringify_numeric_types: self.stringify_numeric_types.or(file.stringify_numeric_types),
             log_format: self.log_format.or(file.log_format),
             accept_gap: self.accept_gap,
         }

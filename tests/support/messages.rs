@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use walhook::matching::{Change, Matcher, Moment, Watch, Watches};
 use walhook::model::{Columns, Event, Lsn, OperationSpec, Operations, Position, TableName, Timestamp};
-use walhook::pgoutput::{Column, Identity, Message, Relation, decode};
+use walhook::pgoutput::{Column, Identity, Message, Relation, Types, decode};
 
 pub const TABLE: u32 = 20_000;
 /// A value that the statement did not touch and the WAL does not hold.
@@ -98,7 +98,7 @@ pub fn matcher(identity: Identity, triggers: &[Operations]) -> Matcher {
     for (number, operations) in (1..).zip(triggers) {
         watches.activate(trigger(number), 1, Some(watch(operations.clone())));
     }
-    let mut matcher = Matcher::new("7".into(), "default".into(), watches);
+    let mut matcher = Matcher::new("7".into(), "default".into(), watches, Types::default());
     matcher.describe(relation(identity));
     matcher
 }

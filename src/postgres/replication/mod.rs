@@ -24,9 +24,11 @@ use super::transport::Transport;
 use super::{Error, SERVER_KEEPALIVES, ServerError};
 use incoming::Incoming;
 
-/// Text output is what `pgoutput` expects; the same on every connection that renders rows.
+/// Text output is what `pgoutput` expects, whatever the server's, the database's or the role's settings are. With this
+/// search path a name of the catalogue (`regclass` and its like) is printed with its schema.
 const OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c bytea_output=hex \
-                       -c extra_float_digits=1 -c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
+                       -c extra_float_digits=1 -c search_path=pg_catalog -c quote_all_identifiers=off \
+                       -c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
 /// Commands but the start answer at once.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -1,7 +1,17 @@
 //! A value's text output as JSON, the way `row_to_json` prints it under `datestyle=ISO` and `timezone=UTC`.
 
-/// How a type's text becomes JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+mod array;
+mod composite;
+mod hstore;
+mod structured;
+
+pub use array::Array;
+pub use composite::{Composite, Field};
+
+use std::sync::Arc;
+
+/// How a type's text becomes JSON. [`super::Types`] finds it by the type's OID.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// As a number where the text is one; `NaN` and the infinities as strings.
     Number,
@@ -15,26 +25,32 @@ pub enum Kind {
     TimestampWithZone,
     /// As a string.
     Text,
+    /// An array of one or more dimensions; lower bounds are not shown.
+    Array(Arc<Array>),
+    /// An object; also a table's row as a value.
+    Composite(Arc<Composite>),
+    /// `int2vector`: numbers between spaces, as an array.
+    NumberVector,
+    /// `oidvector`: the same; an OID is a string in JSON.
+    OidVector,
+    /// Extension hstore's type, by its cast to json: an object of strings and nulls.
+    Hstore,
 }
 
 impl Kind {
-    /// By the OIDs of `pg_type.dat`; what is not listed is rendered as its text.
-    pub fn of_type(type_id: u32) -> Self {
-        match type_id {
-            16 => Kind::Bool,
-            // int8, int2, int4, float4, float8, numeric
-            20 | 21 | 23 | 700 | 701 | 1700 => Kind::Number,
-            // json, jsonb
-            114 | 3802 => Kind::Json,
-            1114 => Kind::Timestamp,
-            1184 => Kind::TimestampWithZone,
-            _ => Kind::Text,
+    /// Whether the type can change while its columns stay as they are described: only composites do.
+    pub fn is_changeable(&self) -> bool {
+        match self {
+            Kind::Composite(_) => true,
+            Kind::Array(array) => array.element.is_changeable(),
+            _ => false,
         }
     }
 }
 
-/// Appends a value that is not null.
-pub fn write_value(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
+/// Appends a value that is not null. Returns false where the text is not what the type, as it is known, prints; then a
+/// shorter object was written if that is certain to be right, and otherwise the text as a string.
+pub fn write_value(out: &mut Vec<u8>, kind: &Kind, text: &[u8]) -> bool {
     match kind {
         Kind::Number if is_number(text) => out.extend_from_slice(text),
         Kind::Bool => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
@@ -43,9 +59,20 @@ pub fn write_value(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
             Ok(text) => out.extend_from_slice(text.as_bytes()),
             Err(_) => out.extend_from_slice(String::from_utf8_lossy(text).as_bytes()),
         },
-        Kind::Timestamp | Kind::TimestampWithZone => write_timestamp(out, kind, text),
+        Kind::Timestamp => write_timestamp(out, text, false),
+        Kind::TimestampWithZone => write_timestamp(out, text, true),
         Kind::Number | Kind::Text => write_string(out, text),
+        Kind::Array(_) | Kind::Composite(_) | Kind::NumberVector | Kind::OidVector | Kind::Hstore => {
+            return structured::write(out, kind, text);
+        }
     }
+    true
+}
+
+/// Appends an object's key and its colon.
+pub fn write_key(out: &mut Vec<u8>, name: &str) {
+    write_string(out, name.as_bytes());
+    out.push(b':');
 }
 
 /// Postgres prints every number as JSON does, apart from `NaN`, `Infinity` and `-Infinity`.
@@ -54,7 +81,7 @@ fn is_number(text: &[u8]) -> bool {
 }
 
 /// `2024-01-31 10:00:00+00` becomes `2024-01-31T10:00:00+00:00`; `infinity` stays, and so does a ` BC` at the end.
-fn write_timestamp(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
+fn write_timestamp(out: &mut Vec<u8>, text: &[u8], with_zone: bool) {
     let (text, era) = match text.strip_suffix(b" BC") {
         Some(text) => (text, b" BC".as_slice()),
         None => (text, b"".as_slice()),
@@ -66,7 +93,7 @@ fn write_timestamp(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
             out.extend_from_slice(&text[..space]);
             out.push(b'T');
             out.extend_from_slice(&text[space + 1..]);
-            if kind == Kind::TimestampWithZone && has_hour_offset(text) {
+            if with_zone && has_hour_offset(text) {
                 out.extend_from_slice(b":00");
             }
         }
@@ -120,10 +147,12 @@ fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pgoutput::Types;
 
     fn check(type_id: u32, text: &str, expected: &str) {
         let mut out = Vec::new();
-        write_value(&mut out, Kind::of_type(type_id), text.as_bytes());
+        let kind = Types::default().column_kind(type_id);
+        assert!(write_value(&mut out, &kind, text.as_bytes()));
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
     }
 

@@ -1,0 +1,63 @@
+//! The old and the new row of one change, each printed once for all the triggers that want the same columns of it.
+
+use super::plan::{Change, TablePlan};
+use super::row::{PrintedOld, PrintedRow, print_known, print_row};
+use crate::pgoutput::OldRow;
+
+/// Prints each wanted column set of a change at most once.
+pub(super) struct Printer<'plan, 'row> {
+    plan: &'plan TablePlan,
+    change: Change<'row>,
+    scratch: &'plan mut Vec<u8>,
+    /// The last print of each side: nearly always the only one.
+    last_old: Option<(usize, PrintedOld)>,
+    last_new: Option<(usize, PrintedRow)>,
+}
+
+impl<'plan, 'row> Printer<'plan, 'row> {
+    pub(super) fn new(plan: &'plan TablePlan, change: Change<'row>, scratch: &'plan mut Vec<u8>) -> Self {
+        Printer { plan, change, scratch, last_old: None, last_new: None }
+    }
+
+    pub(super) fn new_row(&mut self, payload: usize) -> Option<PrintedRow> {
+        let (row, full_old) = match self.change {
+            Change::Insert(new) => (new, None),
+            Change::Update(OldRow::Full(old), new) => (new, Some(old)),
+            Change::Update(_, new) => (new, None),
+            Change::Delete(_) | Change::Truncate => return None,
+        };
+        if let Some((_, printed)) = self.last_new.as_ref().filter(|(mask, _)| *mask == payload) {
+            return Some(printed.clone());
+        }
+        let printed = print_row(self.scratch, &self.plan.columns, &self.plan.masks[payload], row, full_old);
+        self.last_new = Some((payload, printed.clone()));
+        Some(printed)
+    }
+
+    /// The old row as far as the WAL holds it. Without a whole one that is the replica identity's columns, and where no
+    /// column of it changed they are the same as in the new row.
+    pub(super) fn old(&mut self, payload: usize) -> Option<PrintedOld> {
+        let old = match self.change {
+            Change::Insert(_) | Change::Truncate => return None,
+            Change::Update(old, _) | Change::Delete(old) => old,
+        };
+        if let Some((_, printed)) = self.last_old.as_ref().filter(|(mask, _)| *mask == payload) {
+            return Some(printed.clone());
+        }
+        let TablePlan { columns, old_rows, masks, .. } = self.plan;
+        let (scratch, mask) = (&mut *self.scratch, &masks[payload]);
+        let printed = match (old, self.change) {
+            (OldRow::Full(row), _) => {
+                let PrintedRow { text, sure, .. } = print_row(scratch, columns, mask, row, None);
+                PrintedOld { text, partial: false, sure }
+            }
+            (OldRow::Key(row), _) => print_known(scratch, columns, mask, row, |_| true),
+            (OldRow::Absent, Change::Update(_, new)) => {
+                print_known(scratch, columns, mask, new, |index| old_rows.kept().has(index))
+            }
+            (OldRow::Absent, _) => return None,
+        };
+        self.last_old = Some((payload, printed.clone()));
+        Some(printed)
+    }
+}
