@@ -20,6 +20,9 @@ use crate::postgres::{Session, connect};
 pub(super) const SLOT: &str = "walhook_default";
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
 
+/// WAL segments that are there before the first measurement, 16 MiB each.
+const WAL_SEGMENTS: i32 = 96;
+
 /// Everything that all measurements share. Dropping it ends all of it.
 pub(super) struct Ground {
     // In the order in which they are to end.
@@ -37,11 +40,12 @@ impl Ground {
     /// Starts Postgres and the receiver.
     pub async fn prepare() -> anyhow::Result<Ground> {
         // As the server comes, but that no checkpoint falls into a measurement: one is made before each.
-        let settings = [("max_wal_size", "16GB"), ("checkpoint_timeout", "1h")];
+        let settings = [("max_wal_size", "16GB"), ("checkpoint_timeout", "1h"), ("min_wal_size", "2GB")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let options = Options { durability: Durability::Safe, shared_buffers_mib: 128, settings, ..Options::default() };
         let cluster = Cluster::start(options).await?;
         let session = connect(&cluster.settings("postgres"), "walhook bench").await?;
+        recycle_wal(&session).await?;
         let directory = tempfile::Builder::new().prefix("walhook-bench-").tempdir()?;
         let receiver_port = free_port()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -197,6 +201,16 @@ pub(super) fn program(ground: &Ground, name: &str, database: &str) -> tokio::pro
     // In a process group of its own, so that a terminal's Ctrl-C reaches us alone.
     command.process_group(0).kill_on_drop(true).stdin(Stdio::null());
     command
+}
+
+/// A new server makes each WAL segment anew, which writes it twice; one that has run for a while uses its old ones
+/// again. So segments are made first, and the checkpoint before each measurement recycles them.
+async fn recycle_wal(session: &Session) -> anyhow::Result<()> {
+    let fill = "do $$ begin for n in 1..{} loop \
+                perform pg_logical_emit_message(false, 'bench', ''); perform pg_switch_wal(); end loop; end $$";
+    session.batch_execute(&fill.replace("{}", &WAL_SEGMENTS.to_string())).await?;
+    session.batch_execute("checkpoint").await?;
+    Ok(())
 }
 
 #[cfg(test)]
