@@ -1,7 +1,7 @@
 -- Purpose: due events of the triggers that have room, each trigger's own oldest first: none waits behind another.
 -- Caller: queue::deferred::due. Locks: none. Index: deferred_due, then event_trigger in the event's partition.
 select d.trigger_id, d.source_id, d.seq, d.number, d.due_at,
-       e.id, e.lane, e.operation, e.schema_name, e.table_name, e.commit_lsn, e.ordinal, e.xid::text::bigint,
+       e.id, e.lane, e.operation, e.schema_name, e.table_name, e.commit_lsn, e.ordinal, e.xid,
        e.committed_at,
        e.old, e.new, e.missing_columns, e.old_partial, e.undecided
 from unnest($1::uuid[], $2::bigint[]) wanted (trigger_id, room)

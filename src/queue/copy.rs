@@ -15,9 +15,9 @@ pub(super) struct CopyRows {
 }
 
 impl CopyRows {
-    /// Starts with the header of the format.
-    pub(super) fn new() -> Self {
-        let mut buffer = BytesMut::with_capacity(16 * 1024);
+    /// Starts with the header of the format. `bytes` says about how much will come.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        let mut buffer = BytesMut::with_capacity(bytes);
         buffer.put_slice(SIGNATURE);
         buffer.put_i32(0);
         buffer.put_i32(0);

@@ -47,10 +47,42 @@ impl ToSql for PgTime {
     to_sql_checked!();
 }
 
+/// A transaction's number: `xid`, which tokio-postgres has no type for.
+struct PgXid(u32);
+
+impl<'a> FromSql<'a> for PgXid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(PgXid(u32::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::XID
+    }
+}
+
+/// The table of the event that was read last: the events of a trigger usually share it.
+#[derive(Default)]
+pub(super) struct LastTable(Option<Arc<TableName>>);
+
+impl LastTable {
+    fn named(&mut self, schema: &str, name: &str) -> Arc<TableName> {
+        match &self.0 {
+            Some(table) if table.schema == schema && table.name == name => Arc::clone(table),
+            _ => Arc::clone(self.0.insert(Arc::new(TableName::new(schema, name)))),
+        }
+    }
+}
+
 /// Reads an event from the fourteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
 /// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old
 /// row, undecided.
-pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, first: usize) -> Result<Logged, Error> {
+pub(super) fn logged(
+    row: &Row,
+    (source_id, seq): (i16, i64),
+    trigger_id: Uuid,
+    first: usize,
+    last_table: &mut LastTable,
+) -> Result<Logged, Error> {
     let operation: &str = row.get(first + 2);
     let operation = Operation::from_name(operation).ok_or_else(|| Error::Corrupt {
         what: format!("event {seq} of source {source_id}"),
@@ -59,16 +91,15 @@ pub(super) fn logged(row: &Row, seq: i64, source_id: i16, trigger_id: Uuid, firs
     let rows = |index: usize| row.get::<_, Option<&str>>(index).map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let lane: i16 = row.get(first + 1);
     let ordinal: i64 = row.get(first + 6);
-    let xid: i64 = row.get(first + 7);
     let missing: Option<Vec<String>> = row.get(first + 11);
     let event = Event {
         id: row.get(first),
         trigger_id,
         lane: lane as u8,
         operation,
-        table: Arc::new(TableName::new(row.get::<_, &str>(first + 3), row.get::<_, &str>(first + 4))),
+        table: last_table.named(row.get(first + 3), row.get(first + 4)),
         position: Position { commit_lsn: lsn(row.get(first + 5)), ordinal: ordinal as u64 },
-        xid: xid as u32,
+        xid: row.get::<_, PgXid>(first + 7).0,
         committed_at: row.get::<_, PgTime>(first + 8).0,
         old: rows(first + 9),
         new: rows(first + 10),
