@@ -11,7 +11,9 @@ use crate::pgoutput::{self, Cell, Message, Relation, Tuple, TypeShape};
 use crate::postgres::replication::Frame;
 use crate::queue::{Activation, Chunk};
 
-const MAX_EVENTS: usize = 1000;
+/// A chunk of whole transactions is cut here; a transaction that is a little larger still fits into one.
+const ENOUGH_EVENTS: usize = 1000;
+const MAX_EVENTS: usize = 2000;
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Collects what transactions make until it is worth an append.
@@ -204,7 +206,8 @@ impl Assembler {
     /// Whether a chunk must be cut before more is taken in. One event alone is never too much, however large: nothing
     /// could be cut from the transaction that it is the last event of so far.
     pub(super) fn is_full(&self) -> bool {
-        self.events.len() >= MAX_EVENTS || (self.bytes >= MAX_BYTES && self.events.len() > 1)
+        let events = if self.open.is_some() { MAX_EVENTS } else { ENOUGH_EVENTS };
+        self.events.len() >= events || (self.bytes >= MAX_BYTES && self.events.len() > 1)
     }
 
     /// Cuts the next chunk: all whole transactions, or else, when full, a part of the open one. The last event of an

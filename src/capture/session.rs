@@ -18,7 +18,7 @@ use crate::model::Lsn;
 use crate::pgoutput::Types;
 use crate::postgres::replication::{Connection, Start, Stream};
 use crate::postgres::{self, Class, Session};
-use crate::queue::{self, Appended, FeedSender, LogWriter};
+use crate::queue::{self, Appended, FeedSender, LogWriter, Room, Uncommitted};
 
 /// SQLSTATEs of a start: another connection reads the slot; there is none; its WAL is gone.
 const SLOT_IN_USE: &str = "55006";
@@ -75,6 +75,7 @@ pub(super) async fn run(
         assembler,
         types: TypeCatalogue::new(&options.database),
         log: Log::Idle(Box::new(writer)),
+        uncommitted: Uncommitted::default(),
         source_id: prepared.source_id,
         durable: progress.lsn,
         reached: progress.lsn,
@@ -148,7 +149,15 @@ async fn own_source(
     }
 }
 
-type Appending = Pin<Box<dyn Future<Output = Result<(Box<LogWriter>, Appended), Error>> + Send>>;
+type Appending = Pin<Box<dyn Future<Output = Result<Ended, Error>> + Send>>;
+
+/// An append that ended.
+struct Ended {
+    writer: Box<LogWriter>,
+    appended: Appended,
+    /// Delivery's room for what was appended.
+    room: Option<Room>,
+}
 
 /// The log writer, idle or at work. While it works, frames are read on and the server gets its feedback.
 enum Log {
@@ -164,6 +173,7 @@ struct Running<'a> {
     assembler: Assembler,
     types: TypeCatalogue,
     log: Log,
+    uncommitted: Uncommitted,
     source_id: i16,
     /// Everything that committed before this is durable in the queue; the most that is ever acknowledged.
     durable: Lsn,
@@ -245,10 +255,12 @@ impl Running<'_> {
             return;
         }
         let Some(chunk) = self.assembler.cut() else { return };
+        let reserving = self.feed.reserve(&chunk);
         self.log = match std::mem::replace(&mut self.log, Log::Moving) {
             Log::Idle(mut writer) => Log::Appending(Box::pin(async move {
+                let room = reserving.await;
                 let appended = within(APPEND_TIMEOUT, writer.append(chunk)).await?;
-                Ok((writer, appended))
+                Ok(Ended { writer, appended, room })
             })),
             other => other,
         };
@@ -259,21 +271,17 @@ impl Running<'_> {
         !self.assembler.is_full() && Instant::now() < self.append_at
     }
 
-    fn appended(&mut self, (writer, appended): (Box<LogWriter>, Appended)) {
+    fn appended(&mut self, Ended { writer, appended, room }: Ended) {
         self.log = Log::Idle(writer);
         if appended.events.len() >= MANY_EVENTS {
             self.append_at = Instant::now() + PAUSE;
         }
+        self.uncommitted.push(appended.events, room, appended.last_seq);
         let Some(progress) = appended.progress else { return };
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
         self.stream.acknowledge(self.durable);
-        if appended.continued {
-            // Too much to hand over in memory: delivery reads it from the log.
-            self.feed.tell_head(appended.last_seq);
-        } else if !appended.events.is_empty() {
-            self.feed.hand_over(appended.events, appended.last_seq);
-        }
+        self.uncommitted.hand_over(self.feed);
     }
 
     /// Progress without events.
@@ -327,7 +335,7 @@ async fn within<T, E: Into<Error>>(limit: Duration, work: impl Future<Output = R
 }
 
 /// The end of the append at work; never, when there is none.
-async fn wait_for(log: &mut Log) -> Result<(Box<LogWriter>, Appended), Error> {
+async fn wait_for(log: &mut Log) -> Result<Ended, Error> {
     match log {
         Log::Appending(appending) => appending.await,
         Log::Idle(_) | Log::Moving => std::future::pending().await,

@@ -4,6 +4,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::Endpoint;
 use super::failures::Failures;
 use super::tracker::Tracker;
@@ -50,6 +52,12 @@ struct Tail {
     bytes: usize,
 }
 
+impl Tail {
+    fn is_full(&self, allowance: usize) -> bool {
+        self.bytes >= allowance || self.events.len() >= MAX_READY
+    }
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct TriggerQueue {
@@ -69,6 +77,7 @@ pub(super) struct TriggerQueue {
     floor: [i64; LANES as usize],
     /// Events after the cursors that were attempted before the take-over.
     attempted: HashSet<i64>,
+    had_event_at: Option<Instant>,
     deferred_in_hand: HashSet<EventId>,
     /// There were more due events than room.
     pub(super) more_deferred: bool,
@@ -97,6 +106,7 @@ impl TriggerQueue {
             intake: Intake::Behind,
             floor,
             attempted,
+            had_event_at: None,
             deferred_in_hand: HashSet::new(),
             more_deferred: false,
             dirty: false,
@@ -110,8 +120,13 @@ impl TriggerQueue {
         self.allowance = share.clamp(*READY_BYTES_OF_ONE.start(), *READY_BYTES_OF_ONE.end());
     }
 
-    /// Takes an event from the feed, if this trigger is that far.
-    pub(super) fn offer(&mut self, logged: Logged) {
+    /// Takes an event that the feed brought at this time, if this trigger is that far.
+    pub(super) fn offer(&mut self, logged: Logged, at: Instant) {
+        self.had_event_at = Some(at);
+        self.take_from_feed(logged);
+    }
+
+    fn take_from_feed(&mut self, logged: Logged) {
         let room = self.has_room();
         match &mut self.intake {
             Intake::Live if room => {
@@ -124,13 +139,34 @@ impl TriggerQueue {
             }
             Intake::Reading { tail: tail @ Some(_), .. } => {
                 let kept = tail.get_or_insert_default();
+                if kept.is_full(self.allowance) {
+                    *tail = None;
+                    return;
+                }
                 kept.bytes += logged.event.size() + EVENT_BYTES;
                 kept.events.push(logged);
-                if kept.bytes > self.allowance || kept.events.len() > MAX_READY {
-                    *tail = None;
-                }
             }
             Intake::Behind | Intake::Reading { tail: None, .. } => {}
+        }
+    }
+
+    /// When the feed last brought an event.
+    pub(super) fn had_event_at(&self) -> Option<Instant> {
+        self.had_event_at
+    }
+
+    /// Whether it could send an event at once if it had one.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_live() && self.ready.is_empty() && self.endpoint.is_ok()
+    }
+
+    /// Whether it takes what comes, or would within a moment, but has no room just now. `head` is the log's end.
+    pub(super) fn is_short_of_room(&self, head: i64) -> bool {
+        let in_reach = head - self.taken_to <= MAX_READY as i64;
+        match &self.intake {
+            Intake::Live => !self.has_room(),
+            Intake::Reading { tail: Some(tail), .. } => tail.is_full(self.allowance),
+            Intake::Behind | Intake::Reading { tail: None, .. } => in_reach && self.endpoint.is_ok(),
         }
     }
 
@@ -194,7 +230,7 @@ impl TriggerQueue {
         self.attempted = HashSet::new();
         if let Some(tail) = tail {
             self.intake = Intake::Live;
-            tail.events.into_iter().for_each(|logged| self.offer(logged));
+            tail.events.into_iter().for_each(|logged| self.take_from_feed(logged));
         }
     }
 

@@ -1,16 +1,20 @@
 //! Committed events handed from capture to delivery in memory, so that the usual event is never read back.
 //!
-//! The hand-over is best effort and bounded by bytes: when delivery has no room, events are dropped from it and only
-//! the log's new end is told. The log has them.
+//! The hand-over is best effort and bounded by bytes: when delivery makes no room for a while, events are dropped from it
+//! and only the log's new end is told. The log has them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::Logged;
+use super::{Chunk, Logged};
 
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_HANDOVERS: usize = 64;
+/// How long a hand-over waits for room at most. Reading an event back costs more than this wait does to a stream that
+/// is ahead of its deliveries; a delivery that is stuck makes room sooner, by leaving events to the log.
+const ROOM_WITHIN: Duration = Duration::from_millis(500);
 /// Counted for each event beside its rows: the struct itself and the queues' entries.
 const EVENT_OVERHEAD: usize = 256;
 
@@ -19,8 +23,11 @@ pub struct Handover {
     /// In the order of the log.
     pub events: Vec<Logged>,
     /// Gives the bytes back when delivery has taken the events over.
-    _room: OwnedSemaphorePermit,
+    pub room: Room,
 }
+
+/// Bytes that are reserved until this is dropped.
+pub struct Room(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// What the feed has to tell.
 pub enum FeedItem {
@@ -52,20 +59,56 @@ pub fn feed() -> (FeedSender, FeedReceiver) {
 }
 
 impl FeedSender {
-    /// Hands committed events over if there is room. Never waits.
-    pub fn hand_over(&self, events: Vec<Logged>, last_seq: i64) {
-        let bytes: usize = events.iter().map(|logged| logged.event.size() + EVENT_OVERHEAD).sum();
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits) {
-            // A full channel or a delivery that ended is the same as no room.
-            drop(self.handovers.try_send(Handover { events, _room: room }));
+    /// Waits a moment for the room that handing these events over takes; `None` when there is none. To be asked before
+    /// they are appended, so that a stream slows down to what delivery can take instead of running ahead of it.
+    /// For a part of a transaction it does not wait: nothing makes room before that transaction has ended.
+    pub fn reserve(&self, chunk: &Chunk) -> impl Future<Output = Option<Room>> + Send + use<> {
+        let bytes: usize = chunk.events.iter().map(|event| event.size() + EVENT_OVERHEAD).sum();
+        let wanted = bytes <= MAX_BYTES && !self.handovers.is_closed();
+        let within = if chunk.progress.is_some() { ROOM_WITHIN } else { Duration::ZERO };
+        let room = Arc::clone(&self.room);
+        async move {
+            let permits = u32::try_from(bytes).ok().filter(|_| wanted)?;
+            tokio::time::timeout(within, room.acquire_many_owned(permits)).await.ok()?.ok().map(Room)
         }
-        self.tell_head(last_seq);
     }
 
     /// Tells where the log ends. Comes after the hand-over of the same events, so that delivery sees those first.
     pub fn tell_head(&self, last_seq: i64) {
         self.head.send_replace(last_seq);
+    }
+}
+
+/// What was appended and waits for its commit.
+#[derive(Default)]
+pub struct Uncommitted {
+    parts: Vec<Handover>,
+    too_much: bool,
+    last_seq: i64,
+}
+
+impl Uncommitted {
+    /// Adds an append, with the room that was reserved for it. Without it delivery will read all of the commit's events
+    /// from the log.
+    pub fn push(&mut self, events: Vec<Logged>, room: Option<Room>, last_seq: i64) {
+        self.last_seq = last_seq;
+        match room {
+            Some(room) if !self.too_much => self.parts.push(Handover { events, room }),
+            _ => {
+                self.parts.clear();
+                self.too_much = true;
+            }
+        }
+    }
+
+    /// The commit is done: hands over what was added. Never waits.
+    pub fn hand_over(&mut self, feed: &FeedSender) {
+        for handover in self.parts.drain(..) {
+            // A full channel or a delivery that ended is the same as no room.
+            drop(feed.handovers.try_send(handover));
+        }
+        self.too_much = false;
+        feed.tell_head(self.last_seq);
     }
 }
 
@@ -89,5 +132,90 @@ impl FeedReceiver {
                 else => std::future::pending::<()>().await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{Event, Lsn, Operation, Position, TableName, Timestamp};
+
+    fn logged(seq: i64, bytes: usize) -> Logged {
+        let event = Event {
+            id: Uuid::from_u128(seq as u128),
+            trigger_id: Uuid::from_u128(1),
+            lane: 0,
+            operation: Operation::Insert,
+            table: Arc::new(TableName::new("public", "item")),
+            position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },
+            xid: 1,
+            committed_at: Timestamp(0),
+            old: None,
+            new: Some(vec![b'x'; bytes].into()),
+            missing: None,
+            old_partial: false,
+            undecided: false,
+        };
+        Logged { seq, source_id: 1, event }
+    }
+
+    fn chunk(seq: i64, bytes: usize, progress: Option<Lsn>) -> Chunk {
+        Chunk { events: vec![logged(seq, bytes).event], activations: Vec::new(), progress }
+    }
+
+    async fn told(receiver: &mut FeedReceiver) -> Result<Vec<i64>, i64> {
+        match receiver.recv().await {
+            FeedItem::Handover(handover) => Ok(handover.events.iter().map(|logged| logged.seq).collect()),
+            FeedItem::Head(head) => Err(head),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_parts_of_a_transaction_are_handed_over_in_order_once_it_is_committed() {
+        let (sender, mut receiver) = feed();
+        let mut uncommitted = Uncommitted::default();
+        for (seq, progress) in [(1, None), (2, None), (3, Some(Lsn(9)))] {
+            let room = sender.reserve(&chunk(seq, 10, progress)).await;
+            uncommitted.push(vec![logged(seq, 10)], room, seq);
+        }
+        assert!(receiver.handovers.try_recv().is_err(), "nothing comes before the commit");
+        uncommitted.hand_over(&sender);
+        for seq in 1..=3 {
+            assert_eq!(told(&mut receiver).await, Ok(vec![seq]));
+        }
+        assert_eq!(told(&mut receiver).await, Err(3));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_larger_than_the_room_is_left_to_the_log_and_the_next_one_is_not() {
+        let (sender, mut receiver) = feed();
+        let mut uncommitted = Uncommitted::default();
+        for (seq, progress) in [(1, None), (2, None), (3, Some(Lsn(9)))] {
+            let room = sender.reserve(&chunk(seq, MAX_BYTES / 2, progress)).await;
+            uncommitted.push(vec![logged(seq, MAX_BYTES / 2)], room, seq);
+        }
+        uncommitted.hand_over(&sender);
+        assert_eq!(told(&mut receiver).await, Err(3), "only where the log ends");
+        let room = sender.reserve(&chunk(4, MAX_BYTES / 2, Some(Lsn(10)))).await;
+        uncommitted.push(vec![logged(4, MAX_BYTES / 2)], room, 4);
+        uncommitted.hand_over(&sender);
+        assert_eq!(told(&mut receiver).await, Ok(vec![4]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whole_transactions_wait_for_room_but_not_for_ever() {
+        let (sender, mut receiver) = feed();
+        let whole = chunk(1, MAX_BYTES / 2 + 1, Some(Lsn(9)));
+        let first = sender.reserve(&whole).await.expect("an empty feed has room");
+        assert!(sender.reserve(&whole).await.is_none(), "nobody makes room");
+        let waiting = sender.reserve(&whole);
+        let (second, ()) = tokio::join!(waiting, async { drop(first) });
+        assert!(second.is_some());
+        receiver.handovers.close();
+        drop(receiver);
+        drop(second);
+        assert!(sender.reserve(&whole).await.is_none(), "nobody is there to take it");
     }
 }

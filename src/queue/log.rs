@@ -42,8 +42,6 @@ pub struct Appended {
     pub progress: Option<Lsn>,
     /// The chunk's events with their places.
     pub events: Vec<Logged>,
-    /// Whether earlier chunks belong to the same commit, which `events` does not show.
-    pub continued: bool,
     /// The log's last seq.
     pub last_seq: i64,
 }
@@ -61,6 +59,8 @@ pub struct LogWriter {
 }
 
 const COLUMNS: i16 = 18;
+/// About what a row takes beside its old and new row: the other columns, and a length for each.
+const ROW_OVERHEAD: usize = 256;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -93,8 +93,7 @@ impl LogWriter {
     /// After any error the writer is of no more use: whether the commit happened is only known by reading progress on a
     /// new session.
     pub async fn append(&mut self, chunk: Chunk) -> Result<Appended, Error> {
-        let continued = self.in_transaction;
-        if !continued {
+        if !self.in_transaction {
             let days = chunk.events.iter().map(|event| event.committed_at.unix_day());
             self.partitions.ensure(&*self.session, days).await?;
         }
@@ -114,7 +113,7 @@ impl LogWriter {
             self.session.batch_execute("commit").await?;
             self.in_transaction = false;
         }
-        Ok(Appended { progress: chunk.progress, events, continued, last_seq: self.next_seq - 1 })
+        Ok(Appended { progress: chunk.progress, events, last_seq: self.next_seq - 1 })
     }
 
     async fn activate(&self, activations: &[Activation]) -> Result<(), Error> {
@@ -132,7 +131,8 @@ impl LogWriter {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let mut rows = CopyRows::new();
+        let bytes: usize = events.iter().map(|event| event.size() + ROW_OVERHEAD).sum();
+        let mut rows = CopyRows::with_capacity(bytes);
         let last = events.len() - 1;
         let mut logged = Vec::with_capacity(events.len());
         for (index, event) in events.into_iter().enumerate() {

@@ -20,7 +20,7 @@ pub use backlog::{Backlog, Bounds, attempted_after, head, read_backlog};
 pub use catalogue::{activate_all, active_watches, triggers};
 pub use cursor::{CursorMove, read_cursors, write_cursors};
 pub use deferred::{Deferred, due, next_due};
-pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, feed};
+pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Room, Uncommitted, feed};
 pub use lane::{Acquired, try_acquire_lanes};
 pub use log::{Activation, Appended, Chunk, LogWriter};
 pub use outcome::{OutcomeWriter, Settled};

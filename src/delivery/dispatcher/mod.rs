@@ -1,5 +1,6 @@
 //! The one task that knows what is to be sent, what is under way and what is done.
 
+mod feeding;
 mod reactions;
 mod starts;
 mod stopping;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
+use self::feeding::Held;
 use super::fetch::Fetched;
 use super::recorder::{Recorder, Report, Work};
 use super::trigger_queue::TriggerQueue;
@@ -47,6 +49,7 @@ pub(super) struct Dispatcher {
     source_id: i16,
     grace: Duration,
     feed: Option<FeedReceiver>,
+    held: Option<Held>,
     commands: mpsc::Receiver<Command>,
     recorder: Option<Recorder>,
     work: mpsc::Sender<Work>,
@@ -105,6 +108,7 @@ impl Dispatcher {
             source_id: parts.source_id,
             grace: parts.grace,
             feed: parts.feed,
+            held: None,
             commands: parts.commands,
             recorder: Some(recorder),
             work,
@@ -147,6 +151,7 @@ impl Dispatcher {
         loop {
             self.advance();
             let due_at = self.due_at();
+            let held_until = self.held.as_ref().map(|held| held.until);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -154,7 +159,8 @@ impl Dispatcher {
                 _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|settled| self.on_ended(settled)),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
-                item = next_item(&mut self.feed) => self.on_feed(item),
+                item = next_item(&mut self.feed), if self.held.is_none() => self.on_feed(item),
+                () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
                 () = sleep_until(self.record_at), if self.waits_to_record() => {}
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
                 _ = cursor_clock.tick() => self.cursors_due = true,
@@ -172,6 +178,7 @@ impl Dispatcher {
 
     /// Starts whatever can be started now.
     fn advance(&mut self) {
+        self.take_held();
         if self.owner {
             self.start_reads();
             self.start_attempts();

@@ -13,7 +13,7 @@ use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
 use crate::delivery::{Command, Endpoint};
 use crate::model::{Timestamp, Verdict};
-use crate::queue::{Deferred, FeedItem, Settled};
+use crate::queue::{Deferred, Settled};
 
 impl Dispatcher {
     pub(super) fn on_report(&mut self, report: Report) {
@@ -75,42 +75,6 @@ impl Dispatcher {
                 let _ = answer.send(self.busy.contains(&event) || fetched());
             }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
-        }
-    }
-
-    pub(super) fn on_feed(&mut self, item: FeedItem) {
-        match item {
-            FeedItem::Head(head) => self.on_head(head),
-            FeedItem::Handover(handover) => {
-                let Some((first, last)) = handover.events.first().zip(handover.events.last()) else { return };
-                let (first, last) = (first.seq, last.seq);
-                if first > self.head + 1 {
-                    self.on_head(first - 1);
-                }
-                for logged in handover.events {
-                    // The same events come again after a capture that restarted.
-                    if logged.seq <= self.head {
-                        continue;
-                    }
-                    let id = logged.event.trigger_id;
-                    let Some(queue) = self.triggers.get_mut(&id) else { continue };
-                    queue.offer(logged);
-                    self.look_for_reads |= !queue.is_live();
-                    if queue.can_send() {
-                        self.give_turn(id);
-                    }
-                }
-                self.head = self.head.max(last);
-            }
-        }
-    }
-
-    /// The log ends here, and nobody told what lies between.
-    pub(super) fn on_head(&mut self, head: i64) {
-        if head > self.head {
-            self.triggers.values_mut().for_each(|queue| queue.missed(self.head));
-            self.look_for_reads = true;
-            self.head = head;
         }
     }
 
