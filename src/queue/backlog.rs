@@ -46,8 +46,10 @@ pub async fn read_backlog(
         .await?;
     let found: i64 = rows.first().map_or(0, |row| row.get("found"));
     let mut table = LastTable::default();
-    let events: Vec<Logged> =
-        rows.iter().map(|row| logged(row, (source_id, row.get(0)), trigger_id, 1, &mut table)).collect::<Result<_, _>>()?;
+    let events: Vec<Logged> = rows
+        .iter()
+        .map(|row| logged(row, (source_id, row.get(0)), trigger_id, 1, &mut table))
+        .collect::<Result<_, _>>()?;
     let complete = found < bounds.rows && events.len() as i64 == found;
     Ok(Backlog { events, complete })
 }
