@@ -1,7 +1,7 @@
 //! Committed events handed from capture to delivery in memory, so that the usual event is never read back.
 //!
-//! The hand-over is best effort and bounded by bytes: when delivery makes no room for a while, events are dropped from it
-//! and only the log's new end is told. The log has them.
+//! The hand-over is best effort and bounded by bytes: when delivery makes no room for a while, events are dropped from
+//! it and only the log's new end is told. The log has them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,8 +17,8 @@ const HOLD_OF_AN_EVENT: Duration = Duration::from_micros(200);
 /// A trigger that had an event this lately, and has none now, is taken to wait for its next one.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// A hand-over that is being taken. While one waits for room the feed is not asked for more, which slows capture down to
-/// what is delivered: an event that is left to the log instead costs a read of it.
+/// A hand-over that is being taken. While one waits for room the feed is not asked for more, which slows capture down
+/// to what is delivered: an event that is left to the log instead costs a read of it.
 pub(super) struct Held {
     events: Peekable<std::vec::IntoIter<Logged>>,
     since: Instant,
