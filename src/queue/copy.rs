@@ -9,22 +9,36 @@ use crate::model::{Lsn, Timestamp};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
+/// About how long a message of rows is, in bytes.
+const PIECE: usize = 64 * 1024;
+
 /// A buffer of rows.
 pub(super) struct CopyRows {
     buffer: BytesMut,
 }
 
 impl CopyRows {
-    /// Starts with the header of the format. `bytes` says about how much will come.
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        let mut buffer = BytesMut::with_capacity(bytes);
+    /// Starts with the header of the format.
+    pub(super) fn new() -> Self {
+        let mut buffer = BytesMut::with_capacity(PIECE);
         buffer.put_slice(SIGNATURE);
         buffer.put_i32(0);
         buffer.put_i32(0);
         CopyRows { buffer }
     }
 
-    /// Ends the rows and gives the bytes.
+    /// What was written since the last piece, when it is worth sending. The server takes rows from one piece while the
+    /// next one is written; one message with all of a large chunk would make each wait for the other.
+    pub(super) fn piece(&mut self) -> Option<Bytes> {
+        if self.buffer.len() < PIECE {
+            return None;
+        }
+        let piece = self.buffer.split().freeze();
+        self.buffer.reserve(PIECE);
+        Some(piece)
+    }
+
+    /// Ends the rows and gives the bytes that are left.
     pub(super) fn finish(mut self) -> Bytes {
         self.buffer.put_i16(-1);
         self.buffer.freeze()

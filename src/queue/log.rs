@@ -59,8 +59,6 @@ pub struct LogWriter {
 }
 
 const COLUMNS: i16 = 18;
-/// About what a row takes beside its old and new row: the other columns, and a length for each.
-const ROW_OVERHEAD: usize = 256;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -131,8 +129,9 @@ impl LogWriter {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes: usize = events.iter().map(|event| event.size() + ROW_OVERHEAD).sum();
-        let mut rows = CopyRows::with_capacity(bytes);
+        let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
+        let mut sink = std::pin::pin!(sink);
+        let mut rows = CopyRows::new();
         let last = events.len() - 1;
         let mut logged = Vec::with_capacity(events.len());
         for (index, event) in events.into_iter().enumerate() {
@@ -140,9 +139,10 @@ impl LogWriter {
             self.next_seq += 1;
             write_row(&mut rows, self.source_id, seq, &event, progress.filter(|_| index == last));
             logged.push(Logged { seq, source_id: self.source_id, event });
+            if let Some(piece) = rows.piece() {
+                sink.feed(piece).await?;
+            }
         }
-        let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
-        let mut sink = std::pin::pin!(sink);
         sink.send(rows.finish()).await?;
         sink.as_mut().finish().await?;
         Ok(logged)

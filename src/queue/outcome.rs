@@ -104,7 +104,7 @@ impl OutcomeWriter {
     }
 
     async fn copy(&self, batch: &[Settled]) -> Result<(), Error> {
-        let mut rows = CopyRows::with_capacity(16 * 1024);
+        let mut rows = CopyRows::new();
         batch.iter().for_each(|settled| write_row(&mut rows, settled));
         let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
         let mut sink = std::pin::pin!(sink);
