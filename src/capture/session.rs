@@ -1,13 +1,13 @@
 //! One connection's worth of capture: from taking the source over to the first error or the stop.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::assembler::Assembler;
@@ -149,7 +149,8 @@ async fn own_source(
     }
 }
 
-type Appending = Pin<Box<dyn Future<Output = Result<Ended, Error>> + Send>>;
+/// A task of its own, so that it goes on while this one decodes.
+type Appending = AbortOnDropHandle<Result<Ended, Error>>;
 
 /// An append that ended.
 struct Ended {
@@ -257,11 +258,11 @@ impl Running<'_> {
         let Some(chunk) = self.assembler.cut() else { return };
         let reserving = self.feed.reserve(&chunk);
         self.log = match std::mem::replace(&mut self.log, Log::Moving) {
-            Log::Idle(mut writer) => Log::Appending(Box::pin(async move {
+            Log::Idle(mut writer) => Log::Appending(AbortOnDropHandle::new(tokio::spawn(async move {
                 let room = reserving.await;
                 let appended = within(APPEND_TIMEOUT, writer.append(chunk)).await?;
                 Ok(Ended { writer, appended, room })
-            })),
+            }))),
             other => other,
         };
     }
@@ -337,7 +338,7 @@ async fn within<T, E: Into<Error>>(limit: Duration, work: impl Future<Output = R
 /// The end of the append at work; never, when there is none.
 async fn wait_for(log: &mut Log) -> Result<Ended, Error> {
     match log {
-        Log::Appending(appending) => appending.await,
+        Log::Appending(appending) => appending.await.map_err(|error| ended(format!("the append failed: {error}")))?,
         Log::Idle(_) | Log::Moving => std::future::pending().await,
     }
 }
