@@ -1,12 +1,12 @@
 # Every target works on a fresh machine that has the Rust toolchain and make; `setup` installs the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test check demo bench
+.PHONY: help setup build test test-matrix check demo bench
 
 CARGO ?= cargo
 WALHOOK := $(or $(CARGO_TARGET_DIR),target)/release/walhook
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install Postgres and a C compiler where they are missing
 	@scripts/setup.sh
@@ -16,6 +16,9 @@ build: setup ## build the release binary
 
 test: setup ## run all tests, against a private throwaway Postgres
 	$(CARGO) test
+
+test-matrix: setup ## run the tests that meet a server on Postgres 14 to 18, or on VERSIONS="14 18"
+	@CARGO="$(CARGO)" scripts/test-matrix.sh $(VERSIONS)
 
 check: setup ## check format, lints and documentation
 	$(CARGO) fmt --check

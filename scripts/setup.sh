@@ -5,20 +5,13 @@ set -eu
 
 oldest=14
 
-say() { echo "setup: $*" >&2; }
+name=setup
+. "$(dirname "$0")/machine.sh"
 
-fail() {
-    say "$*"
-    exit 1
-}
-
-# A bin directory does when it holds a whole server that is new enough; the same rule as in src/postgres/cluster.
+# The same rule as in src/postgres/cluster.
 is_server() {
-    for program in initdb postgres pg_ctl; do
-        [ -x "$1/$program" ] || return 1
-    done
-    major=$("$1/postgres" --version | sed -n 's/.*(PostgreSQL) \([0-9]*\).*/\1/p')
-    [ "${major:-0}" -ge "$oldest" ]
+    version=$(server_version "$1")
+    [ "${version:-0}" -ge "$oldest" ]
 }
 
 has_postgres() {
@@ -27,37 +20,10 @@ has_postgres() {
         is_server "$WALHOOK_POSTGRES_BIN"
         return
     fi
-    for directory in "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin /usr/bin \
-        /usr/local/pgsql/bin /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do
+    for directory in $(server_directories); do
         if is_server "$directory"; then return 0; fi
     done
     return 1
-}
-
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        fail "run this as root, or install sudo: $*"
-    fi
-}
-
-# Installing Debian's server makes a cluster `main` and starts it on port 5432. Ours are private, so nothing needs to run:
-# the standard way to say so for one installation is a policy-rc.d, which is taken away again. Changing
-# createcluster.conf instead would also hold for everything that is installed later.
-apt_install() {
-    policy=/usr/sbin/policy-rc.d
-    say "installing with apt-get: $*"
-    as_root apt-get update
-    if [ ! -e "$policy" ]; then
-        trap 'as_root rm -f "$policy"' EXIT
-        trap 'exit 130' INT TERM
-        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-        as_root chmod 755 "$policy"
-    fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@"
 }
 
 command -v cargo >/dev/null || fail "cargo is missing; install the Rust toolchain: https://rustup.rs"

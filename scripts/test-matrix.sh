@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs the tests that meet a server on each of these major versions of Postgres (`scripts/test-matrix.sh 14 18`; all that
+# walhook supports where none is given), and ends with what became of each. The other tests do not depend on the version.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ $# -eq 0 ]; then set -- 14 15 16 17 18; fi
+
+# All servers before the first test, so that one that cannot be had is said at once.
+declare -A programs
+for version in "$@"; do
+    programs[$version]=$(scripts/postgres.sh "$version")
+done
+
+tests=()
+for file in $(grep -lE '\b(Scene|TestDatabase|Cluster)::' tests/*.rs tests/*/main.rs); do
+    file=${file%/main.rs}
+    tests+=(--test "$(basename "$file" .rs)")
+done
+
+failed=""
+for version in "$@"; do
+    echo "== Postgres $version: $("${programs[$version]}/postgres" --version)"
+    WALHOOK_POSTGRES_BIN=${programs[$version]} ${CARGO:-cargo} test --no-fail-fast "${tests[@]}" || failed="$failed $version"
+done
+
+if [ -n "$failed" ]; then
+    echo "== failed on Postgres$failed" >&2
+    exit 1
+fi
+echo "== passed on Postgres $*"
