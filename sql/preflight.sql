@@ -5,6 +5,9 @@ select current_setting('server_version_num')::int as version,
        pg_is_in_recovery() as in_recovery,
        current_setting('wal_level') as wal_level,
        (select rolreplication or rolsuper from pg_roles where rolname = current_user) as may_replicate,
+       -- Amazon's servers have a role in place of the attribute; null elsewhere.
+       (select pg_has_role(current_user, oid, 'MEMBER') from pg_roles where rolname = 'rds_replication')
+           as may_replicate_at_amazon,
        has_database_privilege(current_database(), 'CREATE') as may_create,
        to_regnamespace('walhook') is null
            or has_schema_privilege('walhook', 'USAGE, CREATE') as may_use_schema,

@@ -56,6 +56,24 @@ async fn everything_missing_in_the_database_is_listed_at_once() {
     drop(database);
 }
 
+/// Such a server is refused for its `wal_level`: whether one would let the role replicate cannot be seen here.
+#[tokio::test]
+async fn a_role_may_stand_for_the_right_to_replicate() {
+    let settings = vec![("wal_level".to_owned(), "replica".to_owned())];
+    let cluster = Cluster::start(Options { settings, ..Options::default() }).await.expect("a cluster");
+    let database = TestDatabase::create_in(&cluster).await;
+    let url = role(&database, "weak", "").await;
+    database.execute("create role rds_replication").await;
+    let start = Start::default().with(&["serve", "--log-format", "text", "--database-url", &url]);
+    check_refusal(start.clone(), 3, &["wal_level is replica", "GRANT rds_replication TO \"weak\";"]).await;
+    database.execute("grant rds_replication to weak").await;
+    let mut walhook = start.spawn();
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    let log = walhook.log();
+    assert!(log.contains("wal_level is replica") && !log.contains("may not replicate"), "{log}");
+    drop(database);
+}
+
 #[tokio::test]
 async fn every_bad_setting_is_listed_at_once() {
     let start = Start::default().with(&[

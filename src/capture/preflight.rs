@@ -50,8 +50,13 @@ pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Err
             "wal_level is {wal_level}: run  ALTER SYSTEM SET wal_level = 'logical';  and restart Postgres"
         ));
     }
-    if !row.get::<_, Option<bool>>("may_replicate").unwrap_or(false) {
-        problem(format!("role {role} may not replicate: run  ALTER ROLE {role} REPLICATION;"));
+    let at_amazon: Option<bool> = row.get("may_replicate_at_amazon");
+    if !row.get::<_, Option<bool>>("may_replicate").unwrap_or(false) && at_amazon != Some(true) {
+        let cure = match at_amazon {
+            Some(_) => format!("GRANT rds_replication TO {role};"),
+            None => format!("ALTER ROLE {role} REPLICATION;"),
+        };
+        problem(format!("role {role} may not replicate: run  {cure}"));
     }
     if !row.get::<_, bool>("may_create") {
         problem(format!(
