@@ -170,12 +170,16 @@ async fn create_slot(session: &Session, name: &str) -> Result<Lsn, Error> {
 /// in order with everybody else's.
 async fn ensure_publication(session: &Session, name: &str) -> Result<(), Error> {
     let quoted = postgres_protocol::escape::escape_identifier(name);
-    let Some(row) = session.query_opt(include_str!("../../sql/publication_find.sql"), &[&name]).await? else {
-        let create = format!(
-            "create publication {quoted} for table walhook.trigger_version with (publish_via_partition_root = true)"
-        );
-        session.batch_execute(&create).await?;
-        return Ok(());
+    let sql = include_str!("../../sql/publication_find.sql");
+    let row = match session.query_opt(sql, &[&name]).await? {
+        Some(row) => row,
+        None => {
+            let create = format!(
+                "create publication {quoted} for table walhook.trigger_version with (publish_via_partition_root = true)"
+            );
+            session.batch_execute(&create).await?;
+            session.query_one(sql, &[&name]).await?
+        }
     };
     let (all_tables, publishes_rows, via_root): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
     if !publishes_rows {
@@ -190,6 +194,16 @@ async fn ensure_publication(session: &Session, name: &str) -> Result<(), Error> 
             "it publishes partitions under their own names; events of partitioned tables need  \
              ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true);"
         );
+    }
+    if row.get::<_, bool>(4) {
+        let publish = format!("ALTER PUBLICATION {quoted} SET (publish_generated_columns = stored);");
+        if let Err(error) = session.batch_execute(&publish).await {
+            let error = crate::postgres::Error::from(error);
+            warn!(
+                publication = name,
+                "it leaves generated columns out, and this role cannot change it ({error}): run  {publish}"
+            );
+        }
     }
     if !all_tables && !row.get::<_, bool>(3) {
         let add = format!("alter publication {quoted} add table walhook.trigger_version");

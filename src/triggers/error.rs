@@ -112,6 +112,18 @@ pub enum Inconsistency {
     /// A `payload` list names a column the table does not have.
     #[error("column \"{0}\" of a payload list does not exist; name columns of the table, or \"*\"")]
     PayloadColumn(String),
+    /// A generated column that is not in the WAL.
+    #[error(
+        "column \"{0}\" is generated, and Postgres does not publish it (stored ones from version 18 on); name the \
+         columns that it is made from"
+    )]
+    HiddenColumn(String),
+    /// No identity would let the application's writes work.
+    #[error(
+        "{0} has generated columns that Postgres does not publish; with REPLICA IDENTITY FULL every UPDATE and DELETE \
+         of the application would fail, and it has no primary key to do without; give it a primary key"
+    )]
+    HiddenColumns(String),
     /// The WAL holds no row changes of such a table, or must not be watched.
     #[error(transparent)]
     Unwatchable(#[from] Unwatchable),

@@ -24,7 +24,8 @@ pub(super) struct Plan {
     partitioned: bool,
     publication: String,
     add: bool,
-    to_full: Vec<Member>,
+    /// Those that are given another identity.
+    to_change: Vec<Member>,
 }
 
 /// Decides what must change so that this table's operations reach the WAL reader whole.
@@ -47,20 +48,19 @@ pub(super) fn plan(
     if table.is_partitioned() && state.needs_identities() && !state.guarded {
         return Err(Inconsistency::UnsafePartitions);
     }
+    check_columns(state, operations)?;
+    check_identities(state, policy)?;
     // The identity of the leaf is what counts; the root's own is kept alike, because it is what the stream describes.
-    let mut to_full = Vec::new();
-    match policy {
-        ReplicaIdentityPolicy::Full => {
-            to_full.extend(state.members.iter().filter(|member| member.identity != "f").cloned());
-        }
-        ReplicaIdentityPolicy::Keep => check_identities(state)?,
-    }
+    let to_change = match policy {
+        ReplicaIdentityPolicy::Full => state.members.iter().filter(|member| member.wants_identity()).cloned().collect(),
+        ReplicaIdentityPolicy::Keep => Vec::new(),
+    };
     Ok(Plan {
         table: table.name.clone(),
         partitioned: table.is_partitioned(),
         publication: publication.to_owned(),
         add: !state.contains,
-        to_full,
+        to_change,
     })
 }
 
@@ -102,19 +102,36 @@ fn check_publication(
     Ok(())
 }
 
+/// What is not published cannot be compared and not be sent.
+fn check_columns(state: &State, operations: &Operations) -> Result<(), Inconsistency> {
+    let specs = [&operations.insert, &operations.update, &operations.delete].into_iter().flatten();
+    let mut named = specs.flat_map(|spec| spec.columns.names().iter().chain(spec.payload.names()));
+    match named.find(|name| state.hidden.contains(name)) {
+        Some(name) => Err(Inconsistency::HiddenColumn(name.clone())),
+        None => Ok(()),
+    }
+}
+
 /// Postgres refuses UPDATE and DELETE on a published table without identity, so such a table is not published.
-fn check_identities(state: &State) -> Result<(), Inconsistency> {
+fn check_identities(state: &State, policy: ReplicaIdentityPolicy) -> Result<(), Inconsistency> {
     if !state.needs_identities() {
         return Ok(());
     }
     // A root holds no rows; it stands for the partitions it will get.
-    let statements: Vec<String> = state.members.iter().filter(|member| !member.usable).map(Member::set_full).collect();
+    if let Some(member) = state.members.iter().find(|member| !member.can_be_safe()) {
+        return Err(Inconsistency::HiddenColumns(quote(&member.name)));
+    }
+    let unusable = state.members.iter().filter(|member| !member.usable);
+    let statements: Vec<String> = match policy {
+        ReplicaIdentityPolicy::Full => Vec::new(),
+        ReplicaIdentityPolicy::Keep => unusable.map(Member::set_identity).collect(),
+    };
     if statements.is_empty() { Ok(()) } else { Err(Inconsistency::NoIdentity { statements }) }
 }
 
 impl Plan {
     pub fn is_empty(&self) -> bool {
-        !self.add && self.to_full.is_empty()
+        !self.add && self.to_change.is_empty()
     }
 
     /// The lock that keeps writers out. Without it a transaction that wrote before ALTER PUBLICATION and commits after
@@ -123,7 +140,7 @@ impl Plan {
     /// can deadlock. Partitions are locked too, as they can be written directly; other children are not published.
     fn lock(&self) -> String {
         let only = if self.partitioned { "" } else { "ONLY " };
-        let mode = if self.to_full.is_empty() { "SHARE ROW EXCLUSIVE" } else { "ACCESS EXCLUSIVE" };
+        let mode = if self.to_change.is_empty() { "SHARE ROW EXCLUSIVE" } else { "ACCESS EXCLUSIVE" };
         format!("LOCK TABLE {only}{} IN {mode} MODE;", quote(&self.table))
     }
 
@@ -135,7 +152,7 @@ impl Plan {
 
     /// The changes, in order.
     fn changes(&self) -> Vec<String> {
-        self.addition().into_iter().chain(self.to_full.iter().map(Member::set_full)).collect()
+        self.addition().into_iter().chain(self.to_change.iter().map(Member::set_identity)).collect()
     }
 
     /// What an operator runs in our place.
@@ -159,8 +176,8 @@ impl Plan {
             transaction.batch_execute(&statement).await?;
             published::record(transaction, source_id, relation, None, true).await?;
         }
-        for member in &self.to_full {
-            member.make_full(transaction, source_id).await?;
+        for member in &self.to_change {
+            member.give_identity(transaction, source_id).await?;
         }
         Ok(())
     }
@@ -192,6 +209,8 @@ mod tests {
             identity: identity.into(),
             identity_index: None,
             usable,
+            full_works: true,
+            key_works: false,
         }
     }
 
@@ -202,6 +221,7 @@ mod tests {
             contains,
             partial: false,
             guarded: true,
+            hidden: Vec::new(),
             members,
         }
     }
@@ -281,6 +301,17 @@ mod tests {
         keyless.guarded = false;
         let error = decide(&keyless, ReplicaIdentityPolicy::Full).expect_err("partitions without identity");
         assert!(error.statements()[0].starts_with("CREATE EVENT TRIGGER"), "{error}");
+
+        // Postgres 18 and a virtual column: under FULL no UPDATE would work.
+        let hiding =
+            |identity, usable, key_works| Member { full_works: false, key_works, ..member("T", "r", identity, usable) };
+        let plan = decide(&state(false, vec![hiding("f", false, true)]), ReplicaIdentityPolicy::Full).expect("a key");
+        assert_eq!(plan.changes()[1], "ALTER TABLE \"public\".\"T\" REPLICA IDENTITY DEFAULT;");
+        let plan = decide(&state(false, vec![hiding("i", true, true)]), ReplicaIdentityPolicy::Full).expect("an index");
+        assert_eq!(plan.changes().len(), 1, "an identity that works is left");
+        let error =
+            decide(&state(false, vec![hiding("f", false, false)]), ReplicaIdentityPolicy::Full).expect_err("none");
+        assert!(error.to_string().contains("give it a primary key"), "{error}");
 
         let foreign = state(false, vec![member("T", "p", "f", true), member("T_f", "f", "d", true)]);
         let error = decide(&foreign, ReplicaIdentityPolicy::Full).expect_err("foreign partition");

@@ -18,6 +18,8 @@ pub(super) struct State {
     /// Whether partitions that are made later have an identity: by the primary key, or because an event trigger sees to
     /// it (`walhook.keep_identity`).
     pub guarded: bool,
+    /// Generated columns of the table that are not published.
+    pub hidden: Vec<String>,
     /// The table itself, then its partitions.
     pub members: Vec<Member>,
 }
@@ -35,6 +37,10 @@ pub(super) struct Member {
     pub identity_index: Option<String>,
     /// Whether UPDATE and DELETE still work once the table is published.
     pub usable: bool,
+    /// Whether they would under FULL: not with generated columns that are not published.
+    pub full_works: bool,
+    /// Whether they would under DEFAULT: there is a primary key for it.
+    pub key_works: bool,
 }
 
 /// Reads what `plan` and `upkeep` decides on. `None` when there is no such publication.
@@ -45,7 +51,8 @@ pub(super) async fn read(
 ) -> Result<Option<State>, Error> {
     let sql = include_str!("../../sql/catalogue_publication.sql");
     let Some(row) = transaction.query_opt(sql, &[&source.publication, &relation]).await? else { return Ok(None) };
-    let members = transaction.query(include_str!("../../sql/catalogue_identity.sql"), &[&relation]).await?;
+    let members =
+        transaction.query(include_str!("../../sql/catalogue_identity.sql"), &[&relation, &source.publication]).await?;
     Ok(Some(State {
         publishes: [
             ("insert", row.get("pubinsert")),
@@ -57,6 +64,7 @@ pub(super) async fn read(
         contains: row.get("contains"),
         partial: row.get("partial"),
         guarded: row.get("guarded"),
+        hidden: row.get("hidden"),
         members: members
             .iter()
             .map(|row| Member {
@@ -67,6 +75,8 @@ pub(super) async fn read(
                 identity: row.get("relreplident"),
                 identity_index: row.get("identity_index"),
                 usable: row.get("usable"),
+                full_works: row.get("full_works"),
+                key_works: row.get("key_works"),
             })
             .collect(),
     }))
@@ -90,14 +100,25 @@ impl Member {
         !self.usable && self.kind == "r"
     }
 
-    /// The statement that makes old rows whole.
-    pub fn set_full(&self) -> String {
-        format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote(&self.name))
+    /// Whether there is an identity for it under which UPDATE and DELETE work.
+    pub fn can_be_safe(&self) -> bool {
+        self.usable || self.full_works || self.key_works
     }
 
-    /// Makes old rows whole, and notes the identity that was, to be given back when the last trigger goes.
-    pub async fn make_full(&self, transaction: &Transaction<'_>, source_id: i16) -> Result<(), Error> {
-        transaction.batch_execute(&self.set_full()).await?;
+    /// Whether another identity would serve better: FULL; where that does not work, any that does.
+    pub fn wants_identity(&self) -> bool {
+        if self.full_works { self.identity != "f" } else { !self.usable && self.key_works }
+    }
+
+    /// The statement that makes old rows as whole as they can be.
+    pub fn set_identity(&self) -> String {
+        let identity = if self.full_works { "FULL" } else { "DEFAULT" };
+        format!("ALTER TABLE {} REPLICA IDENTITY {identity};", quote(&self.name))
+    }
+
+    /// Runs that, and notes the identity that was, to be given back when the last trigger goes.
+    pub async fn give_identity(&self, transaction: &Transaction<'_>, source_id: i16) -> Result<(), Error> {
+        transaction.batch_execute(&self.set_identity()).await?;
         let index = self.identity_index.as_deref().filter(|_| self.identity == "i");
         record(transaction, source_id, self.relation, Some((&self.identity, index)), false).await
     }

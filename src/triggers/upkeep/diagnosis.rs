@@ -25,8 +25,8 @@ pub(super) struct Given<'a> {
 /// What is to be done about a table.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
-    /// Give it or a partition of it REPLICA IDENTITY FULL. `urgent`: until then UPDATE and DELETE on it fail.
-    MakeFull { member: Member, urgent: bool },
+    /// Give it or a partition of it the best identity there is. `urgent`: until then UPDATE and DELETE on it fail.
+    GiveIdentity { member: Member, urgent: bool },
     /// Take it out of the publication, so that UPDATE and DELETE work again.
     TakeOut,
 }
@@ -41,13 +41,16 @@ pub(super) fn actions(found: &Found, given: &Given<'_>) -> Vec<Action> {
     match given.policy {
         ReplicaIdentityPolicy::Keep if state.members.iter().any(urgent) => vec![Action::TakeOut],
         ReplicaIdentityPolicy::Keep => Vec::new(),
+        ReplicaIdentityPolicy::Full if state.members.iter().any(|member| urgent(member) && !member.can_be_safe()) => {
+            vec![Action::TakeOut]
+        }
         ReplicaIdentityPolicy::Full => {
             let left = |member: &&Member| {
-                let can = matches!(member.kind.as_str(), "r" | "p") && member.identity != "f";
+                let can = matches!(member.kind.as_str(), "r" | "p") && member.wants_identity();
                 can && (urgent(member) || !given.chosen.contains(&member.relation))
             };
-            let make_full = |member: &Member| Action::MakeFull { urgent: urgent(member), member: member.clone() };
-            state.members.iter().filter(left).map(make_full).collect()
+            let give = |member: &Member| Action::GiveIdentity { urgent: urgent(member), member: member.clone() };
+            state.members.iter().filter(left).map(give).collect()
         }
     }
 }
@@ -81,17 +84,7 @@ fn table_problem(definition: &Definition, found: &Found, given: &Given<'_>) -> O
         return Some(format!("table {name}: {reason}"));
     }
     if !state.contains {
-        let publication = given.publication;
-        let bare: Vec<String> =
-            state.members.iter().filter(|member| member.is_unsafe()).map(Member::set_full).collect();
-        let because = match bare.is_empty() {
-            true => String::new(),
-            false => format!(
-                " because it has no usable replica identity, so the application's UPDATE and DELETE would fail; run: \
-                 {}",
-                bare.join(" ")
-            ),
-        };
+        let (publication, because) = (given.publication, why_left(state));
         return Some(format!(
             "table {name} is not in publication \"{publication}\" any more{because}; its changes are not captured \
              until the trigger is replaced"
@@ -100,15 +93,33 @@ fn table_problem(definition: &Definition, found: &Found, given: &Given<'_>) -> O
     if let Err(reason) = publication::plan(state, table, &definition.operations, given.publication, given.policy) {
         return Some(format!("table {name}: {reason}"));
     }
-    let partial: Vec<String> = match given.policy {
-        ReplicaIdentityPolicy::Full => {
-            state.members.iter().filter(|member| member.identity != "f").map(Member::set_full).collect()
-        }
-        ReplicaIdentityPolicy::Keep => Vec::new(),
+    let mut partial: Vec<&Member> = state.members.iter().filter(|member| member.identity != "f").collect();
+    if given.policy == ReplicaIdentityPolicy::Keep || partial.is_empty() {
+        return None;
+    }
+    partial.retain(|member| member.full_works);
+    let why = match partial.is_empty() {
+        true => "Postgres allows no FULL one with generated columns that it does not publish".to_owned(),
+        false => format!("it is not FULL; run: {}", statements(&partial)),
     };
-    (!partial.is_empty()).then(|| {
-        format!("old rows hold the replica identity's columns only, as it is not FULL; run: {}", partial.join(" "))
-    })
+    Some(format!("old rows hold the replica identity's columns only, as {why}"))
+}
+
+/// Why a table is out of the publication, where its identity is the reason.
+fn why_left(state: &State) -> String {
+    let bare: Vec<&Member> = state.members.iter().filter(|member| member.is_unsafe()).collect();
+    if bare.is_empty() {
+        return String::new();
+    }
+    let cure = match bare.iter().all(|member| member.can_be_safe()) {
+        true => format!("run: {}", statements(&bare)),
+        false => "give it a primary key, as it has generated columns that Postgres does not publish".to_owned(),
+    };
+    format!(" because it has no usable replica identity, so the application's UPDATE and DELETE would fail; {cure}")
+}
+
+fn statements(members: &[&Member]) -> String {
+    members.iter().map(|member| member.set_identity()).collect::<Vec<_>>().join(" ")
 }
 
 /// Columns that are named but gone. A trigger still sends what is there.

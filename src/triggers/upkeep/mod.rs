@@ -156,9 +156,9 @@ impl Catalogue {
         let table = &found.table;
         let (relation, name, done) = match action {
             Action::TakeOut => (table.relation, quote(&table.name), self.take_out(&table.name).await),
-            Action::MakeFull { member, urgent } => {
+            Action::GiveIdentity { member, urgent } => {
                 let (relation, name) = (member.relation, member.quoted());
-                let done = self.make_full(member, urgent).await;
+                let done = self.give_identity(member, urgent).await;
                 if let (Err(error), true) = (&done, urgent) {
                     warn!(table = name, "it has no replica identity and could not be given one: {error}");
                     (table.relation, quote(&table.name), self.take_out(&table.name).await)
@@ -182,14 +182,14 @@ impl Catalogue {
         }
     }
 
-    async fn make_full(&self, member: Member, urgent: bool) -> Result<&'static str, Error> {
+    async fn give_identity(&self, member: Member, urgent: bool) -> Result<&'static str, Error> {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
         set_lock_wait(&transaction, if urgent { LOCK_WAIT_SHORT } else { LOCK_WAIT_BRIEF }).await?;
         stored::lock_catalogue(&transaction).await?;
-        member.make_full(&transaction, self.source.id).await?;
+        member.give_identity(&transaction, self.source.id).await?;
         transaction.commit().await?;
-        Ok("given REPLICA IDENTITY FULL: it is a new part of a table with triggers, or had lost its identity")
+        Ok("given a replica identity: it is a new part of a table with triggers, or its own did not do any more")
     }
 
     async fn take_out(&self, table: &TableName) -> Result<&'static str, Error> {
