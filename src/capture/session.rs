@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::assembler::Assembler;
+use super::pace::Pace;
 use super::types::TypeCatalogue;
 use super::{Error, Facts, Options, State, slot};
 use crate::matching::Matcher;
@@ -38,10 +39,6 @@ const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// smaller step would keep an idle database busy with itself.
 const IDLE_STEP: u64 = 64 * 1024;
 const IDLE_STEP_AT_ONCE: u64 = 16 * 1024 * 1024;
-/// When so many changes come within one append, the next one waits this long for more: a commit for every few of them
-/// would take the processor from the walsender. Slower streams never wait.
-const MANY_EVENTS: usize = 8;
-const PAUSE: Duration = Duration::from_millis(2);
 /// Frames taken in a row before other tasks of this thread get a turn.
 const FRAMES_IN_A_ROW: u32 = 1024;
 
@@ -80,7 +77,7 @@ pub(super) async fn run(
         durable: progress.lsn,
         reached: progress.lsn,
         idle_written: Instant::now(),
-        append_at: Instant::now(),
+        pace: Pace::new(),
     };
     let result = tokio::select! {
         result = running.run_until(stop) => result,
@@ -181,13 +178,12 @@ struct Running<'a> {
     /// Everything that committed before this is durable or made no event.
     reached: Lsn,
     idle_written: Instant,
-    /// No append before this, unless the chunk is full.
-    append_at: Instant,
+    pace: Pace,
 }
 
 impl Running<'_> {
     /// The loop. Arms in order of priority: the stop; the end of an append, which frees the writer and lets us
-    /// acknowledge; the next frame, if there is room; the end of a pause; the tick. Each is cancel-safe: the append
+    /// acknowledge; the next frame, if there is room; the ends of pauses; the tick. Each is cancel-safe: the append
     /// lives in `self.log` across iterations, and a frame that was not returned was not taken.
     async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut tick = interval(TICK);
@@ -196,16 +192,20 @@ impl Running<'_> {
             self.take_ready_frames().await?;
             self.start_append();
             let full = self.assembler.is_full();
+            let rests =
+                (matches!(self.log, Log::Appending(_)) || self.pauses()) && Instant::now() < self.pace.read_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.finish().await,
                 appended = wait_for(&mut self.log) => self.appended(appended?),
-                frame = self.stream.next(), if !full => {
+                frame = self.stream.next(), if !full && !rests => {
+                    self.pace.took(1);
                     let reached = self.assembler.take(frame?)?;
                     self.note_reached(reached);
                     self.look_up_types().await?;
                 }
-                () = sleep_until(self.append_at), if !self.assembler.is_empty() && self.pauses() => {}
+                () = sleep_until(self.pace.read_at()), if !full && rests => {}
+                () = sleep_until(self.pace.append_at()), if !self.assembler.is_empty() && self.pauses() => {}
                 _ = tick.tick() => within(TICK_TIMEOUT, self.tick()).await?,
             }
         }
@@ -226,6 +226,7 @@ impl Running<'_> {
                 tokio::task::yield_now().await;
             }
         }
+        self.pace.took(taken);
         Ok(())
     }
 
@@ -269,14 +270,12 @@ impl Running<'_> {
 
     /// Whether the next append waits, so that its commit serves more changes.
     fn pauses(&self) -> bool {
-        !self.assembler.is_full() && Instant::now() < self.append_at
+        !self.assembler.is_full() && Instant::now() < self.pace.append_at()
     }
 
     fn appended(&mut self, Ended { writer, appended, room }: Ended) {
         self.log = Log::Idle(writer);
-        if appended.events.len() >= MANY_EVENTS {
-            self.append_at = Instant::now() + PAUSE;
-        }
+        self.pace.appended(appended.events.len());
         self.uncommitted.push(appended.events, room, appended.last_seq);
         let Some(progress) = appended.progress else { return };
         self.durable = self.durable.max(progress);
@@ -318,7 +317,7 @@ impl Running<'_> {
                 // Its chunks are uncommitted and go with the session; the next start reads it again.
                 return Ok(());
             }
-            self.append_at = Instant::now();
+            self.pace.hurry();
             self.start_append();
             if let Log::Idle(_) = self.log {
                 return within(TICK_TIMEOUT, self.write_idle_progress()).await;
