@@ -12,9 +12,9 @@ use crate::postgres::replication::Frame;
 use crate::queue::{Activation, Chunk};
 
 /// A chunk of whole transactions is cut here; a transaction that is a little larger still fits into one.
-const ENOUGH_EVENTS: usize = 1000;
-const MAX_EVENTS: usize = 2000;
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+const ENOUGH_EVENTS: usize = 2000;
+const MAX_EVENTS: usize = 3000;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Collects what transactions make until it is worth an append.
 pub(super) struct Assembler {

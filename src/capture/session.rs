@@ -30,7 +30,7 @@ const LONGEST_SLOT_PAUSE: Duration = Duration::from_secs(5);
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(5);
 /// What takes this long is a connection that is dead without saying so: a network that neither passes nor refuses. A
-/// chunk is about 1 MiB; the tick's statements are short.
+/// chunk is a few MiB at most; the tick's statements are short.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 const TICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Taking a source over is short as well, but for making a slot, which waits for the transactions that run.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{Chunk, Logged};
 
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
 const MAX_HANDOVERS: usize = 64;
 /// How long a hand-over waits for room at most. Reading an event back costs more than this wait does to a stream that
 /// is ahead of its deliveries; a delivery that is stuck makes room sooner, by leaving events to the log.

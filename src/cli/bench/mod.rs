@@ -24,7 +24,7 @@ use report::Report;
 pub use receiver::{ReceiverArgs, receive};
 
 const QUICK_ROWS: u64 = 5_000;
-const ROWS: u64 = 60_000;
+const ROWS: u64 = 100_000;
 const ROUNDS: usize = 3;
 
 /// Measure walhook against its floors on a private throwaway Postgres; needs no database, leaves nothing behind.
@@ -33,7 +33,7 @@ pub struct BenchArgs {
     /// How often each pair of floor and walhook is measured [default: 3, with --quick 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
-    /// Rows in each measurement of throughput, in thousands full [default: 60000, with --quick 5000]
+    /// Rows in each measurement of throughput, in thousands full [default: 100000, with --quick 5000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
     rows: Option<u64>,
     /// Only these, joined by commas [default: all]
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_plan_is_full_unless_it_is_to_be_quick() {
         let plan = Plan::new(&args("bench"));
-        assert_eq!((plan.rounds, plan.rows, plan.huge_rows), (3, 60_000, 1_000_000));
+        assert_eq!((plan.rounds, plan.rows, plan.huge_rows), (3, 100_000, 1_000_000));
         let plan = Plan::new(&args("bench --quick --rows 2500 --rounds 2"));
         assert_eq!((plan.rounds, plan.rows, plan.huge_rows), (2, 2_000, 100_000));
     }
