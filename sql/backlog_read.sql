@@ -7,7 +7,8 @@ with bound as (
     from (
         select seq, sum(size) over (order by seq) - size as bytes_before
         from (
-            select seq, coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0) as size
+            select seq, coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0)
+                        + coalesce(pg_column_size(session_variables), 0) as size
             from walhook.event
             where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= $4
             order by seq
@@ -16,7 +17,8 @@ with bound as (
     ) summed
 )
 select seq, id, lane, operation, schema_name, table_name, commit_lsn, ordinal, xid, committed_at,
-       old, new, missing_columns, old_partial, undecided, (select found from bound) as found
+       old, new, missing_columns, old_partial, undecided, event_type, session_variables,
+       (select found from bound) as found
 from walhook.event
 where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= (select last_seq from bound)
 order by seq

@@ -5,8 +5,8 @@ mod support;
 use serde_json::{Value, json};
 use support::messages::*;
 use uuid::Uuid;
-use walhook::matching::{Matcher, Moment, Watch, Watches};
-use walhook::model::{Columns, Event, Operations, TableName};
+use walhook::matching::{Matcher, Moment, TableWatch, TypeWatch, Watch, Watches};
+use walhook::model::{Columns, Event, Operations, Subject, TableName};
 use walhook::pgoutput::{Identity, Relation, Types};
 
 #[test]
@@ -35,7 +35,11 @@ fn an_update_that_changed_nothing_fires_on_request_only() {
     for bytes in [same, big_untouched, other_column] {
         check(Identity::Full, on_name(), &bytes, json!([]));
         let mut matcher = matcher(Identity::Full, &[]);
-        matcher.activate(trigger(1), 1, Some(Watch { fire_on_unchanged: true, ..watch(on_name()) }));
+        matcher.activate(
+            trigger(1),
+            1,
+            Some(Watch::Table(TableWatch { fire_on_unchanged: true, ..table_watch(on_name()) })),
+        );
         let events = fire(&mut matcher, &bytes);
         assert_eq!(shown(&events[0]), json!(["UPDATE", {"id": 1}, {"id": 1}, []]));
         assert_eq!(events.len(), 1);
@@ -56,12 +60,42 @@ fn a_truncate_fires_for_triggers_that_ask_and_has_no_rows() {
 #[test]
 fn what_arrived_by_replication_fires_for_triggers_that_ask() {
     let mut matcher = matcher(Identity::Full, &[everything()]);
-    matcher.activate(trigger(2), 1, Some(Watch { trigger_on_replication: true, ..watch(everything()) }));
+    let ask = TableWatch { trigger_on_replication: true, ..table_watch(everything()) };
+    matcher.activate(trigger(2), 1, Some(Watch::Table(ask)));
     let row = insert(&["1", "a", "B"]);
     let triggers = |events: Vec<Event>| events.iter().map(|event| event.trigger_id).collect::<Vec<_>>();
     let replicated = Moment { replicated: true, ..moment() };
     assert_eq!(triggers(fire_at(&mut matcher, &row, &replicated)), [trigger(2)]);
     assert_eq!(triggers(fire(&mut matcher, &row)), [trigger(1), trigger(2)]);
+}
+
+#[test]
+fn a_custom_event_fires_the_triggers_on_its_type_only() {
+    let mut matcher = matcher(Identity::Full, &[everything()]);
+    let watch = |name: &str| Some(Watch::Type(TypeWatch { event_type: name.into() }));
+    for (number, name) in [(4, "order.paid"), (2, "order.paid"), (3, "order.sent")] {
+        matcher.activate(trigger(number), 1, watch(name));
+    }
+    let context = bytes::Bytes::from_static(br#"{"x-hasura-user-id":"42"}"#);
+    let moment = Moment { replicated: true, session_variables: Some(context.clone()), ..moment() };
+    let emit = |matcher: &Matcher, name: &str| {
+        let mut events = Vec::new();
+        matcher.emit(name, b"[1.50]", &moment, &mut events);
+        events
+    };
+    let events = emit(&matcher, "order.paid");
+    assert_eq!(events.iter().map(|event| event.trigger_id).collect::<Vec<_>>(), [trigger(2), trigger(4)]);
+    for event in &events {
+        assert_eq!(shown(event), json!(["CUSTOM", null, [1.50], []]));
+        assert_eq!(event.session_variables.as_ref(), Some(&context));
+        assert_eq!(*event.subject, Subject::Type("order.paid".into()));
+    }
+    assert_ne!(events[0].id, events[1].id);
+    assert_eq!(emit(&matcher, "order.lost").len(), 0);
+    matcher.activate(trigger(2), 2, None);
+    matcher.activate(trigger(4), 2, watch("order.lost"));
+    assert_eq!(emit(&matcher, "order.paid").len(), 0);
+    assert_eq!(emit(&matcher, "order.lost").len(), 1);
 }
 
 #[test]
@@ -153,5 +187,5 @@ fn a_table_that_was_altered_is_described_again() {
     matcher.describe(altered);
     let events = fire(&mut matcher, &insert(&["1", "a", "B", "t"]));
     assert_eq!(shown(&events[0])[2], json!({"id": 1, "name": "a", "big": "B", "extra": true}));
-    assert_eq!(*events[0].table, TableName::new("shop", "things"));
+    assert_eq!(*events[0].subject, Subject::Table(TableName::new("shop", "things")));
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::Error;
+use super::message;
 use crate::matching::{Change, Matcher, Moment, Watch};
 use crate::model::{Event, Lsn, Position, TableName};
 use crate::pgoutput::{self, Cell, Message, Relation, Tuple, TypeShape};
@@ -19,6 +20,7 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Collects what transactions make until it is worth an append.
 pub(super) struct Assembler {
     matcher: Matcher,
+    refused: message::Refused,
     /// Transactions that committed before this are in the log already.
     resume: Lsn,
     /// The description of walhook's own `trigger_version`, whose rows are not events but definitions.
@@ -59,6 +61,7 @@ impl Assembler {
     pub(super) fn new(matcher: Matcher, resume: Lsn) -> Self {
         Assembler {
             matcher,
+            refused: message::Refused::default(),
             resume,
             definitions: None,
             open: None,
@@ -87,7 +90,7 @@ impl Assembler {
             Message::Begin { commit_lsn, xid, committed_at } => {
                 let skipped = commit_lsn < self.resume;
                 let position = Position { commit_lsn, ordinal: 0 };
-                let moment = Moment { position, xid, committed_at, replicated: false };
+                let moment = Moment { position, xid, committed_at, replicated: false, session_variables: None };
                 self.open = Some(OpenTransaction { moment, skipped, cut: false, looked_up: Vec::new() });
             }
             Message::Commit { end_lsn } => {
@@ -112,6 +115,7 @@ impl Assembler {
                 relations.iter().for_each(|relation| self.change(bytes, relation, Change::Truncate))
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
+            Message::Logical { transactional: true, prefix, content } if prefix == message::PREFIX => self.say(content),
             Message::Type | Message::Logical { .. } => {}
         }
         Ok(None)
@@ -145,6 +149,28 @@ impl Assembler {
             }
             self.misfit = self.matcher.relation(relation).map(|relation| relation.table.clone());
         }
+        self.count_bytes(before);
+    }
+
+    /// Takes in what the writer of the open transaction said. It must never stop capture: anybody may write anything.
+    fn say(&mut self, content: &[u8]) {
+        let Some(open) = &mut self.open else { return };
+        open.moment.position.ordinal += 1;
+        if open.skipped {
+            return;
+        }
+        let before = self.events.len();
+        match message::decode(content) {
+            Ok(message::Message::Context(context)) => open.moment.session_variables = context,
+            Ok(message::Message::Event { event_type, data }) => {
+                self.matcher.emit(&event_type, data, &open.moment, &mut self.events);
+            }
+            Err(reason) => self.refused.note(open.moment.position.commit_lsn, &reason),
+        }
+        self.count_bytes(before);
+    }
+
+    fn count_bytes(&mut self, before: usize) {
         self.bytes += self.events[before..].iter().map(Event::size).sum::<usize>();
     }
 

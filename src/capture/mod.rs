@@ -9,6 +9,7 @@
 //! from what the log writer says is committed, or from a progress row that is.
 
 mod assembler;
+mod message;
 mod pace;
 mod preflight;
 mod session;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Endpoint;
-use crate::model::{Event, Operation, Position};
+use crate::model::{Event, Operation, Position, Subject};
 use crate::pgoutput::write_string;
 
 /// Bytes of a body beside its rows, about.
@@ -21,12 +21,22 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     write_string(&mut out, endpoint.name.as_bytes());
     out.extend_from_slice(b",\"id\":\"");
     out.extend_from_slice(endpoint.trigger_id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).as_bytes());
-    out.extend_from_slice(b"\"},\"table\":{\"schema\":");
-    write_string(&mut out, event.table.schema.as_bytes());
-    out.extend_from_slice(b",\"name\":");
-    write_string(&mut out, event.table.name.as_bytes());
+    out.extend_from_slice(b"\"},\"table\":");
+    match &*event.subject {
+        Subject::Table(table) => {
+            out.extend_from_slice(b"{\"schema\":");
+            write_string(&mut out, table.schema.as_bytes());
+            out.extend_from_slice(b",\"name\":");
+            write_string(&mut out, table.name.as_bytes());
+            out.push(b'}');
+        }
+        Subject::Type(name) => {
+            out.extend_from_slice(b"null,\"type\":");
+            write_string(&mut out, name.as_bytes());
+        }
+    }
     let retries = format!(
-        "}},\"delivery_info\":{{\"current_retry\":{current_retry},\"max_retries\":{}}}",
+        ",\"delivery_info\":{{\"current_retry\":{current_retry},\"max_retries\":{}}}",
         endpoint.retry_conf.num_retries
     );
     out.extend_from_slice(retries.as_bytes());
@@ -36,8 +46,10 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     out.extend_from_slice(event.old.as_deref().unwrap_or(b"null"));
     out.extend_from_slice(b",\"new\":");
     out.extend_from_slice(event.new.as_deref().unwrap_or(b"null"));
-    // Rows written past any API have no session; Hasura sends null for those as well.
-    out.extend_from_slice(b"},\"session_variables\":null,\"trace_context\":null");
+    // Rows written past any API have no session unless the writer gave one; Hasura sends null for those as well.
+    out.extend_from_slice(b"},\"session_variables\":");
+    out.extend_from_slice(event.session_variables.as_deref().unwrap_or(b"null"));
+    out.extend_from_slice(b",\"trace_context\":null");
     if endpoint.transaction {
         out.extend_from_slice(b",\"transaction\":");
         out.extend_from_slice(transaction(event).as_bytes());
@@ -83,7 +95,7 @@ mod tests {
             trigger_id: Uuid::from_u128(7),
             lane: 0,
             operation: Operation::Insert,
-            table: Arc::new(TableName::new("public", "users")),
+            subject: Arc::new(Subject::Table(TableName::new("public", "users"))),
             position: Position { commit_lsn: Lsn(1), ordinal: 1 },
             xid: 1,
             committed_at: Timestamp(1_536_131_661_601_701),
@@ -92,6 +104,7 @@ mod tests {
             missing: None,
             old_partial: false,
             undecided: false,
+            session_variables: None,
         }
     }
 
@@ -116,6 +129,25 @@ mod tests {
             }
         });
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_custom_event_names_its_type_in_the_place_of_a_table() {
+        let event = Event {
+            operation: Operation::Custom,
+            subject: Arc::new(Subject::Type("order \"paid\"".into())),
+            session_variables: Some(Bytes::from_static(br#"{"x-hasura-user-id": "42"}"#)),
+            ..event()
+        };
+        let read = read(&endpoint(), &event);
+        assert_eq!((&read["table"], &read["type"]), (&Value::Null, &json!("order \"paid\"")));
+        let expected = json!({
+            "op": "CUSTOM",
+            "data": {"old": null, "new": {"id": 42, "name": "john doe"}},
+            "session_variables": {"x-hasura-user-id": "42"},
+            "trace_context": null
+        });
+        assert_eq!(read["event"], expected);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which triggers a change fires, and the event data each one gets. Pure: no I/O, no async.
 
+mod custom;
 mod old_row;
 mod plan;
 mod printer;
@@ -7,4 +8,4 @@ mod row;
 mod watch;
 
 pub use plan::{Change, Matcher, Moment};
-pub use watch::{ActiveWatch, Watch, Watches};
+pub use watch::{TableWatch, TypeWatch, Watch, Watches};

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
+use super::custom::CustomTypes;
 use super::old_row::{Changed, KeyedPartitions, OldRows};
 use super::printer::Printer;
 use super::row::{ColumnPlan, Mask};
-use super::watch::{ActiveWatch, Watches};
+use super::watch::{TableWatch, Watches};
 use crate::model::{
-    Columns, Event, Lane, Operation, OperationSpec, Position, TableName, Timestamp, derive_event_id, derive_lane,
+    Columns, Event, Lane, Operation, OperationSpec, Position, Subject, Timestamp, derive_event_id, derive_lane,
 };
 use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple, TypeShape, Types};
 
@@ -38,6 +40,8 @@ pub struct Moment {
     pub committed_at: Timestamp,
     /// Whether the transaction arrived by replication from elsewhere: it has an origin.
     pub replicated: bool,
+    /// What the writer said with `walhook.set_context` before this change.
+    pub session_variables: Option<Bytes>,
 }
 
 /// Matches changes against the watches in force. Knows the tables that the stream has described so far.
@@ -51,13 +55,14 @@ pub struct Matcher {
     partitions: HashMap<u32, KeyedPartitions>,
     /// Described since the last change, in order.
     described: Vec<u32>,
+    custom: CustomTypes,
     scratch: Vec<u8>,
 }
 
 /// What one table's watches want, worked out once for all its rows.
 pub(super) struct TablePlan {
     relation: Relation,
-    table: Arc<TableName>,
+    subject: Arc<Subject>,
     pub(super) columns: Vec<ColumnPlan>,
     pub(super) old_rows: OldRows,
     /// Distinct column sets; each is printed at most once a change, however many triggers want it.
@@ -89,6 +94,7 @@ struct OperationPlan {
 impl Matcher {
     /// `system` and `source` go into the events' ids.
     pub fn new(system: String, source: String, watches: Watches, types: Types) -> Self {
+        let custom = CustomTypes::new(&watches);
         Matcher {
             system,
             source,
@@ -97,6 +103,7 @@ impl Matcher {
             plans: HashMap::new(),
             partitions: HashMap::new(),
             described: Vec::new(),
+            custom,
             scratch: Vec::new(),
         }
     }
@@ -140,6 +147,7 @@ impl Matcher {
     /// Puts a trigger's version into force for the changes from here on.
     pub fn activate(&mut self, trigger_id: Uuid, version: i32, watch: Option<super::Watch>) {
         self.watches.activate(trigger_id, version, watch);
+        self.custom = CustomTypes::new(&self.watches);
         self.plan_anew();
     }
 
@@ -204,29 +212,33 @@ impl Matcher {
             sure &= old.as_ref().is_none_or(|row| row.sure) && new.as_ref().is_none_or(|row| row.sure);
             let old_partial = old.as_ref().is_some_and(|row| row.partial);
             let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
+            let trigger_id = watcher.trigger_id;
+            let Moment { position, xid, committed_at, .. } = *moment;
             events.push(Event {
-                id: derive_event_id(
-                    &self.system,
-                    &self.source,
-                    moment.position,
-                    watcher.trigger_id,
-                    moment.committed_at,
-                ),
-                trigger_id: watcher.trigger_id,
+                id: derive_event_id(&self.system, &self.source, position, trigger_id, committed_at),
+                trigger_id,
                 lane: watcher.lane(change),
                 operation,
-                table: Arc::clone(&plan.table),
-                position: moment.position,
-                xid: moment.xid,
-                committed_at: moment.committed_at,
+                subject: Arc::clone(&plan.subject),
+                position,
+                xid,
+                committed_at,
                 old: old.map(|row| row.text),
                 new: new.map(|row| row.text),
                 missing,
                 old_partial,
                 undecided,
+                session_variables: moment.session_variables.clone(),
             });
         }
         sure
+    }
+
+    /// Appends the events that a custom event makes, one for each trigger on its type.
+    pub fn emit(&self, event_type: &str, data: &[u8], moment: &Moment, events: &mut Vec<Event>) {
+        let id =
+            |trigger_id| derive_event_id(&self.system, &self.source, moment.position, trigger_id, moment.committed_at);
+        self.custom.emit(event_type, data, moment, id, events);
     }
 }
 
@@ -242,9 +254,12 @@ impl TablePlan {
         let columns = if found.is_empty() { Vec::new() } else { ColumnPlan::for_relation(&relation, types) };
         let old_rows = OldRows::new(&relation, &columns, partitions.get(&relation.id));
         let mut masks = Vec::new();
-        let watchers =
-            found.iter().map(|active| Watcher::new(active, relation.identity, &columns, &mut masks)).collect();
-        TablePlan { table: Arc::new(relation.table.clone()), relation, columns, old_rows, masks, watchers }
+        let watchers = found
+            .into_iter()
+            .map(|(id, watch)| Watcher::new(id, watch, relation.identity, &columns, &mut masks))
+            .collect();
+        let subject = Arc::new(Subject::Table(relation.table.clone()));
+        TablePlan { subject, relation, columns, old_rows, masks, watchers }
     }
 
     fn type_ids(&self) -> impl Iterator<Item = u32> {
@@ -257,7 +272,13 @@ impl TablePlan {
 }
 
 impl Watcher {
-    fn new(active: &ActiveWatch, identity: Identity, columns: &[ColumnPlan], masks: &mut Vec<Mask>) -> Self {
+    fn new(
+        trigger_id: Uuid,
+        watch: &TableWatch,
+        identity: Identity,
+        columns: &[ColumnPlan],
+        masks: &mut Vec<Mask>,
+    ) -> Self {
         let mut plan = |spec: &Option<OperationSpec>| {
             spec.as_ref().map(|spec| {
                 let payload = mask_of(&spec.payload, columns);
@@ -272,9 +293,8 @@ impl Watcher {
                 }
             })
         };
-        let watch = &active.watch;
         Watcher {
-            trigger_id: active.trigger_id,
+            trigger_id,
             insert: plan(&watch.operations.insert),
             update: plan(&watch.operations.update),
             delete: plan(&watch.operations.delete),

@@ -1,16 +1,34 @@
 //! The part of a trigger that capture needs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{Operations, TableName};
 
-/// What of which table to watch: the content of `walhook.trigger_version.watch`.
+/// What to watch: the content of `walhook.trigger_version.watch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watch {
+#[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "one a trigger, and nearly all are the large one")]
+pub enum Watch {
+    /// Changes of a table.
+    Table(TableWatch),
+    /// Custom events.
+    Type(TypeWatch),
+}
+
+/// Custom events of one type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeWatch {
+    /// The type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+}
+
+/// What of which table to watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableWatch {
     /// OID of the table, so that a renamed table is still the same one.
     pub relation: u32,
     /// The table's name when the trigger was made, for messages.
@@ -29,13 +47,10 @@ pub struct Watch {
 
 /// A watch that capture has passed in the WAL.
 #[derive(Clone, Debug)]
-pub struct ActiveWatch {
-    /// The trigger.
-    pub trigger_id: Uuid,
-    /// Its definition's number.
-    pub version: i32,
-    /// What to watch.
-    pub watch: Arc<Watch>,
+struct ActiveWatch {
+    /// The definition's number.
+    version: i32,
+    watch: Watch,
 }
 
 /// All watches that are active at the place in the WAL where capture is.
@@ -53,7 +68,7 @@ impl Watches {
         }
         match watch {
             Some(watch) => {
-                self.by_trigger.insert(trigger_id, ActiveWatch { trigger_id, version, watch: Arc::new(watch) });
+                self.by_trigger.insert(trigger_id, ActiveWatch { version, watch });
             }
             None => {
                 self.by_trigger.remove(&trigger_id);
@@ -61,11 +76,29 @@ impl Watches {
         }
     }
 
-    /// The watches on a table, in the order of their trigger's id, so that every replay goes the same way.
-    pub fn on_relation(&self, relation: u32) -> Vec<ActiveWatch> {
-        let mut found: Vec<_> =
-            self.by_trigger.values().filter(|active| active.watch.relation == relation).cloned().collect();
-        found.sort_by_key(|active| active.trigger_id);
+    /// The watches on a table by trigger, in the order of the triggers' ids, so that every replay goes the same way.
+    pub fn on_relation(&self, relation: u32) -> Vec<(Uuid, &TableWatch)> {
+        let mut found: Vec<_> = self
+            .by_trigger
+            .iter()
+            .filter_map(|(id, active)| match &active.watch {
+                Watch::Table(watch) if watch.relation == relation => Some((*id, watch)),
+                _ => None,
+            })
+            .collect();
+        found.sort_by_key(|(id, _)| *id);
+        found
+    }
+
+    /// The triggers on each type of custom events, in the order of their id.
+    pub fn by_type(&self) -> HashMap<&str, Vec<Uuid>> {
+        let mut found: HashMap<&str, Vec<Uuid>> = HashMap::new();
+        for (id, active) in &self.by_trigger {
+            if let Watch::Type(watch) = &active.watch {
+                found.entry(&watch.event_type).or_default().push(*id);
+            }
+        }
+        found.values_mut().for_each(|triggers| triggers.sort_unstable());
         found
     }
 }

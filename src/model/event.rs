@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Position, TableName, Timestamp};
+use super::{Position, Subject, Timestamp};
 
 /// An event's stable id: the same WAL always makes the same ids, so a receiver can tell repeats.
 pub type EventId = Uuid;
@@ -31,6 +31,8 @@ pub enum Operation {
     Truncate,
     /// `invoke_event_trigger` was called; there is no row.
     Manual,
+    /// A writer made an event with `walhook.emit`; there is no row.
+    Custom,
 }
 
 impl Operation {
@@ -42,13 +44,14 @@ impl Operation {
             Operation::Delete => "DELETE",
             Operation::Truncate => "TRUNCATE",
             Operation::Manual => "MANUAL",
+            Operation::Custom => "CUSTOM",
         }
     }
 
     /// The operation with this name, as [`Operation::as_str`] gives it.
     pub fn from_name(name: &str) -> Option<Self> {
-        use Operation::{Delete, Insert, Manual, Truncate, Update};
-        [Insert, Update, Delete, Truncate, Manual].into_iter().find(|operation| operation.as_str() == name)
+        use Operation::{Custom, Delete, Insert, Manual, Truncate, Update};
+        [Insert, Update, Delete, Truncate, Manual, Custom].into_iter().find(|operation| operation.as_str() == name)
     }
 }
 
@@ -69,8 +72,8 @@ pub struct Event {
     pub lane: Lane,
     /// What happened.
     pub operation: Operation,
-    /// To which table; the root of a partitioned one.
-    pub table: Arc<TableName>,
+    /// To what: a table, the root of a partitioned one, or the type of a custom event.
+    pub subject: Arc<Subject>,
     /// Where in the WAL.
     pub position: Position,
     /// The source transaction.
@@ -79,7 +82,7 @@ pub struct Event {
     pub committed_at: Timestamp,
     /// The row before, as JSON text.
     pub old: Option<Bytes>,
-    /// The row after, as JSON text; for [`Operation::Manual`] the given payload.
+    /// The row after, as JSON text; for [`Operation::Manual`] and [`Operation::Custom`] what was given.
     pub new: Option<Bytes>,
     /// Columns that belong in the payload but were not in the WAL: unchanged TOAST values without a full old row.
     pub missing: Option<Arc<[String]>>,
@@ -87,12 +90,14 @@ pub struct Event {
     pub old_partial: bool,
     /// Whether one of the trigger's `update.columns` changed could not be decided.
     pub undecided: bool,
+    /// What the writer said with `walhook.set_context`, a JSON object as text. Shared by the events of a transaction.
+    pub session_variables: Option<Bytes>,
 }
 
 impl Event {
-    /// Bytes of row text, the measure of every byte bound.
+    /// Bytes of row text and context, the measure of every byte bound.
     pub fn size(&self) -> usize {
-        self.old.as_ref().map_or(0, Bytes::len) + self.new.as_ref().map_or(0, Bytes::len)
+        [&self.old, &self.new, &self.session_variables].into_iter().flatten().map(Bytes::len).sum()
     }
 }
 

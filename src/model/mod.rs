@@ -3,6 +3,7 @@
 mod attempt;
 mod event;
 mod position;
+mod subject;
 mod table;
 mod template;
 mod trigger;
@@ -10,6 +11,7 @@ mod trigger;
 pub use attempt::{Attempt, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
 pub use position::{Lsn, Position, Timestamp};
+pub use subject::{EVENT_TYPE_LIMIT, Subject};
 pub use table::TableName;
 pub use template::{
     Environment, Place, RESERVED_PREFIXES, TemplateError, check_template, check_variable, resolve_template,

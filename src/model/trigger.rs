@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::TableName;
+use super::Subject;
 
 /// Hasura's default pause between two attempts, in seconds (seed 003, `RetryConf`).
 pub const DEFAULT_INTERVAL_SEC: u32 = 10;
@@ -28,11 +28,12 @@ pub struct Definition {
     pub name: String,
     /// The source (database) it watches; `default` unless named.
     pub source: String,
-    /// The table it watches.
-    pub table: TableName,
+    /// What it watches.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// Where events go.
     pub webhook: Webhook,
-    /// Which operations it watches.
+    /// Which operations on a table it watches.
     #[serde(default)]
     pub operations: Operations,
     /// Whether `invoke_event_trigger` may be used on it.

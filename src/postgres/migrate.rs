@@ -11,6 +11,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0003_partial_rows", include_str!("../../sql/migrations/0003_partial_rows.sql")),
     ("0004_trigger_status", include_str!("../../sql/migrations/0004_trigger_status.sql")),
     ("0005_generated_columns", include_str!("../../sql/migrations/0005_generated_columns.sql")),
+    ("0006_writers", include_str!("../../sql/migrations/0006_writers.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
-use super::row::{LastTable, logged};
+use super::row::{LastSubject, logged};
 use super::{Error, Logged};
 
 /// A stretch of the log, and how much of it at most.
@@ -45,10 +45,10 @@ pub async fn read_backlog(
         .query(sql, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
         .await?;
     let found: i64 = rows.first().map_or(0, |row| row.get("found"));
-    let mut table = LastTable::default();
+    let mut last_subject = LastSubject::default();
     let events: Vec<Logged> = rows
         .iter()
-        .map(|row| logged(row, (source_id, row.get(0)), trigger_id, 1, &mut table))
+        .map(|row| logged(row, (source_id, row.get(0)), trigger_id, 1, &mut last_subject))
         .collect::<Result<_, _>>()?;
     let complete = found < bounds.rows && events.len() as i64 == found;
     Ok(Backlog { events, complete })

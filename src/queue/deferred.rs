@@ -3,7 +3,7 @@
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
-use super::row::{LastTable, PgTime, logged};
+use super::row::{LastSubject, PgTime, logged};
 use super::{Error, Logged};
 use crate::model::{EventId, Timestamp};
 
@@ -29,10 +29,10 @@ pub async fn due(
     let (triggers, limits): (Vec<Uuid>, Vec<i64>) = room.iter().copied().unzip();
     let sql = include_str!("../../sql/deferred_due.sql");
     let rows = client.query(sql, &[&triggers, &limits, &PgTime(now), &in_hand]).await?;
-    let mut table = LastTable::default();
+    let mut last_subject = LastSubject::default();
     let mut read = |row: &tokio_postgres::Row| {
         let number: i32 = row.get(3);
-        let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut table)?;
+        let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
         Ok(Deferred { number: number as u32, logged })
     };
     rows.iter().map(&mut read).collect()

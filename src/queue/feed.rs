@@ -140,7 +140,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Event, Lsn, Operation, Position, TableName, Timestamp};
+    use crate::model::{Event, Lsn, Operation, Position, Subject, TableName, Timestamp};
 
     fn logged(seq: i64, bytes: usize) -> Logged {
         let event = Event {
@@ -148,7 +148,7 @@ mod tests {
             trigger_id: Uuid::from_u128(1),
             lane: 0,
             operation: Operation::Insert,
-            table: Arc::new(TableName::new("public", "item")),
+            subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
             position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },
             xid: 1,
             committed_at: Timestamp(0),
@@ -157,6 +157,7 @@ mod tests {
             missing: None,
             old_partial: false,
             undecided: false,
+            session_variables: None,
         };
         Logged { seq, source_id: 1, event }
     }

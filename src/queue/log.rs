@@ -58,7 +58,7 @@ pub struct LogWriter {
     activate: Statement,
 }
 
-const COLUMNS: i16 = 18;
+const COLUMNS: i16 = 20;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -161,8 +161,9 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
     rows.uuid(event.id);
     rows.uuid(event.trigger_id);
     rows.bytes(event.operation.as_str().as_bytes());
-    rows.bytes(event.table.schema.as_bytes());
-    rows.bytes(event.table.name.as_bytes());
+    let table = event.subject.table();
+    rows.optional_bytes(table.map(|table| table.schema.as_bytes()));
+    rows.optional_bytes(table.map(|table| table.name.as_bytes()));
     rows.optional_bytes(event.old.as_deref());
     rows.optional_bytes(event.new.as_deref());
     match &event.missing {
@@ -171,6 +172,8 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
     }
     rows.set(event.old_partial);
     rows.set(event.undecided);
+    rows.optional_bytes(event.subject.event_type().map(str::as_bytes));
+    rows.optional_bytes(event.session_variables.as_deref());
     match progress {
         Some(progress) => rows.lsn(progress),
         None => rows.null(),

@@ -8,7 +8,7 @@ use tokio_postgres::types::{FromSql, IsNull, PgLsn, ToSql, Type, to_sql_checked}
 use uuid::Uuid;
 
 use super::{Error, Logged};
-use crate::model::{Event, Lsn, Operation, Position, TableName, Timestamp};
+use crate::model::{Event, Lsn, Operation, Position, Subject, TableName, Timestamp};
 
 /// A WAL position as a statement's parameter.
 pub(super) fn pg_lsn(lsn: Lsn) -> PgLsn {
@@ -60,28 +60,37 @@ impl<'a> FromSql<'a> for PgXid {
     }
 }
 
-/// The table of the event that was read last: the events of a trigger usually share it.
+/// The subject of the event that was read last: the events of a trigger usually share it.
 #[derive(Default)]
-pub(super) struct LastTable(Option<Arc<TableName>>);
+pub(super) struct LastSubject(Option<Arc<Subject>>);
 
-impl LastTable {
-    fn named(&mut self, schema: &str, name: &str) -> Arc<TableName> {
+impl LastSubject {
+    fn table(&mut self, schema: &str, name: &str) -> Arc<Subject> {
         match &self.0 {
-            Some(table) if table.schema == schema && table.name == name => Arc::clone(table),
-            _ => Arc::clone(self.0.insert(Arc::new(TableName::new(schema, name)))),
+            Some(last) if last.table().is_some_and(|table| table.schema == schema && table.name == name) => {
+                Arc::clone(last)
+            }
+            _ => Arc::clone(self.0.insert(Arc::new(Subject::Table(TableName::new(schema, name))))),
+        }
+    }
+
+    fn event_type(&mut self, name: &str) -> Arc<Subject> {
+        match &self.0 {
+            Some(last) if last.event_type() == Some(name) => Arc::clone(last),
+            _ => Arc::clone(self.0.insert(Arc::new(Subject::Type(name.to_owned())))),
         }
     }
 }
 
-/// Reads an event from the fourteen columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on:
-/// id, lane, operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old
-/// row, undecided.
+/// Reads an event from the columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on: id, lane,
+/// operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row,
+/// undecided, event type, context.
 pub(super) fn logged(
     row: &Row,
     (source_id, seq): (i16, i64),
     trigger_id: Uuid,
     first: usize,
-    last_table: &mut LastTable,
+    last_subject: &mut LastSubject,
 ) -> Result<Logged, Error> {
     let operation: &str = row.get(first + 2);
     let operation = Operation::from_name(operation).ok_or_else(|| Error::Corrupt {
@@ -89,6 +98,10 @@ pub(super) fn logged(
         reason: format!("unknown operation {operation:?}"),
     })?;
     let rows = |index: usize| row.get::<_, Option<&str>>(index).map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let subject = match row.get(first + 14) {
+        Some(name) => last_subject.event_type(name),
+        None => last_subject.table(row.get(first + 3), row.get(first + 4)),
+    };
     let lane: i16 = row.get(first + 1);
     let ordinal: i64 = row.get(first + 6);
     let missing: Option<Vec<String>> = row.get(first + 11);
@@ -97,7 +110,7 @@ pub(super) fn logged(
         trigger_id,
         lane: lane as u8,
         operation,
-        table: last_table.named(row.get(first + 3), row.get(first + 4)),
+        subject,
         position: Position { commit_lsn: lsn(row.get(first + 5)), ordinal: ordinal as u64 },
         xid: row.get::<_, PgXid>(first + 7).0,
         committed_at: row.get::<_, PgTime>(first + 8).0,
@@ -106,6 +119,7 @@ pub(super) fn logged(
         missing: missing.map(Into::into),
         old_partial: row.get::<_, Option<bool>>(first + 12).unwrap_or(false),
         undecided: row.get::<_, Option<bool>>(first + 13).unwrap_or(false),
+        session_variables: rows(first + 15),
     };
     Ok(Logged { seq, source_id, event })
 }

@@ -10,8 +10,8 @@ use super::published;
 use super::stored::{self, Stored};
 use super::table::{self, Table};
 use super::{Catalogue, Error, Inconsistency, resolvable};
-use crate::matching::Watch;
-use crate::model::{Definition, Trigger};
+use crate::matching::{TableWatch, TypeWatch, Watch};
+use crate::model::{Definition, Subject, TableName, Trigger};
 
 /// How long locks are tried for in all.
 const TRY_FOR: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ impl Catalogue {
                 Err(error) if matches!(error.sqlstate(), Some("55P03" | "40P01")) => {
                     if started.elapsed() + pause > TRY_FOR {
                         let seconds = started.elapsed().as_secs();
-                        return Err(Error::Locked { table: definition.table, seconds });
+                        return Err(Error::Locked { subject: definition.subject, seconds });
                     }
                 }
                 result => break result?,
@@ -57,21 +57,66 @@ impl Catalogue {
         set_lock_wait(&transaction, CATALOGUE_LOCK_WAIT).await?;
         stored::lock_catalogue(&transaction).await?;
 
-        let table = self.find_table(&transaction, definition).await?;
-        let existing = self.check_name(&transaction, definition, replace, &table).await?;
-        let inconsistent = |reason| inconsistent(definition, reason);
-        resolvable::check(definition, &self.environment).map_err(inconsistent)?;
-        let table = self.publish(&transaction, definition, table).await?;
-        let trigger = self.store(&transaction, definition, existing, &table).await?;
+        let (existing, watch) = match &definition.subject {
+            Subject::Table(name) => self.prepare_table(&transaction, definition, replace, name).await?,
+            Subject::Type(name) => self.prepare_type(&transaction, definition, replace, name).await?,
+        };
+        let trigger = self.store(&transaction, definition, existing, &watch).await?;
         transaction.commit().await?;
         Ok(trigger)
     }
 
+    async fn prepare_table(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        replace: bool,
+        name: &TableName,
+    ) -> Result<(Option<Stored>, Watch), Error> {
+        let table = self.find_table(transaction, definition, name).await?;
+        let existing = self.check_name(transaction, definition, replace, &table).await?;
+        resolvable::check(definition, &self.environment).map_err(|reason| inconsistent(definition, reason))?;
+        let table = self.publish(transaction, definition, table).await?;
+        let watch = TableWatch {
+            relation: table.relation,
+            table: table.name,
+            operations: definition.operations.clone(),
+            key_columns: table.key_columns,
+            fire_on_unchanged: definition.fire_on_unchanged,
+            trigger_on_replication: definition.trigger_on_replication,
+        };
+        Ok((existing, Watch::Table(watch)))
+    }
+
+    /// Custom events need neither table nor publication: logical messages are in every slot's stream.
+    async fn prepare_type(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        replace: bool,
+        name: &str,
+    ) -> Result<(Option<Stored>, Watch), Error> {
+        let existing = stored::find(transaction, self.source.id, &definition.name).await?;
+        match &existing {
+            None if replace => return Err(Error::UnknownTrigger(definition.name.clone())),
+            Some(_) if !replace => return Err(Error::Duplicate(definition.name.clone())),
+            Some(existing) if existing.definition.subject != definition.subject => return Err(Error::OtherTable),
+            _ => {}
+        }
+        resolvable::check(definition, &self.environment).map_err(|reason| inconsistent(definition, reason))?;
+        Ok((existing, Watch::Type(TypeWatch { event_type: name.to_owned() })))
+    }
+
     /// The table, with everything about it checked that needs no look at other triggers.
-    async fn find_table(&self, transaction: &Transaction<'_>, definition: &Definition) -> Result<Table, Error> {
-        let found = table::find(transaction, &definition.table).await?;
-        let table = found
-            .ok_or_else(|| Error::UnknownTable { table: definition.table.clone(), origin: self.source.name.clone() })?;
+    async fn find_table(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        name: &TableName,
+    ) -> Result<Table, Error> {
+        let found = table::find(transaction, name).await?;
+        let table =
+            found.ok_or_else(|| Error::UnknownTable { table: name.clone(), origin: self.source.name.clone() })?;
         table.check_watchable().map_err(|reason| inconsistent(definition, reason.into()))?;
         Ok(table)
     }
@@ -88,8 +133,8 @@ impl Catalogue {
         if replace {
             let existing = existing.as_ref().ok_or_else(|| Error::UnknownTrigger(definition.name.clone()))?;
             // A renamed table is still the same one; one that was dropped and made again is too.
-            let made_again = !existing.relation_exists && existing.definition.table == definition.table;
-            if existing.relation != table.relation && !made_again {
+            let made_again = !existing.relation_exists && existing.definition.subject == definition.subject;
+            if existing.relation != Some(table.relation) && !made_again {
                 return Err(Error::OtherTable);
             }
         }
@@ -122,7 +167,7 @@ impl Catalogue {
         let lacks_right = |error: Error| explain_rights(error, definition, &needed);
         needed.take_lock(transaction).await.map_err(lacks_right)?;
         // While we waited, the table may have been dropped, altered or published.
-        let table = self.find_table(transaction, definition).await?;
+        let table = self.find_table(transaction, definition, &table.name).await?;
         let needed = self.plan(transaction, definition, &table).await?;
         let lacks_right = |error: Error| explain_rights(error, definition, &needed);
         needed.apply(transaction, self.source.id, table.relation).await.map_err(lacks_right)?;
@@ -143,40 +188,38 @@ impl Catalogue {
         transaction: &Transaction<'_>,
         definition: &Definition,
         existing: Option<Stored>,
-        table: &Table,
+        watch: &Watch,
     ) -> Result<Trigger, Error> {
         let text = serde_json::to_string(definition)?;
+        let relation = match watch {
+            Watch::Table(watch) => Some(watch.relation),
+            Watch::Type(_) => None,
+        };
         let (id, version) = match existing {
             Some(existing) => {
                 let version = existing.version + 1;
                 let sql = include_str!("../../sql/trigger_replace.sql");
-                transaction.execute(sql, &[&existing.id, &version, &table.relation, &text]).await?;
+                transaction.execute(sql, &[&existing.id, &version, &relation, &text]).await?;
                 (existing.id, version)
             }
             None => {
                 let (id, version) = (Uuid::new_v4(), 1);
                 let sql = include_str!("../../sql/trigger_insert.sql");
                 let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                    &[&id, &self.source.id, &definition.name, &table.relation, &version, &text];
+                    &[&id, &self.source.id, &definition.name, &relation, &version, &text];
                 transaction.execute(sql, values).await?;
                 (id, version)
             }
         };
-        let watch = serde_json::to_string(&Watch {
-            relation: table.relation,
-            table: table.name.clone(),
-            operations: definition.operations.clone(),
-            key_columns: table.key_columns.clone(),
-            fire_on_unchanged: definition.fire_on_unchanged,
-            trigger_on_replication: definition.trigger_on_replication,
-        })?;
+        let watch = serde_json::to_string(watch)?;
         stored::insert_version(transaction, (id, version), self.source.id, Some(&watch)).await?;
         Ok(Trigger { id, version, definition: definition.clone() })
     }
 }
 
 pub(super) fn inconsistent(definition: &Definition, reason: Inconsistency) -> Error {
-    Error::Inconsistent { table: definition.table.clone(), trigger: definition.name.clone(), reason: Box::new(reason) }
+    let (subject, trigger) = (definition.subject.clone(), definition.name.clone());
+    Error::Inconsistent { subject, trigger, reason: Box::new(reason) }
 }
 
 /// Insufficient privilege (42501) becomes the statements for somebody who has it. Once they ran, nothing is left to do

@@ -1,7 +1,7 @@
 //! What can be wrong with a request to the catalogue. The messages are Hasura's own where it has one
 //! (reference/hasura.md, 1.9); the others name what to do.
 
-use crate::model::{TableName, TemplateError};
+use crate::model::{Subject, TableName, TemplateError};
 use crate::postgres;
 
 /// Why the catalogue did not do what was asked.
@@ -40,23 +40,24 @@ pub enum Error {
     #[error("event is already being processed")]
     EventBusy,
     /// The definition is well formed but cannot work in this database or environment.
-    #[error("Inconsistent object: in table \"{table}\": in event trigger \"{trigger}\": {reason}")]
+    #[error("Inconsistent object: in {subject}: in event trigger \"{trigger}\": {reason}")]
     Inconsistent {
-        /// The table that was asked for.
-        table: TableName,
+        /// What was to be watched.
+        subject: Subject,
         /// The trigger's name.
         trigger: String,
         /// What is wrong with it.
         reason: Box<Inconsistency>,
     },
-    /// Other sessions held a lock for as long as was waited. The message names the table, never the sessions' queries.
+    /// Other sessions held a lock for as long as was waited. The message names the table or type, never the sessions'
+    /// queries.
     #[error(
-        "table \"{table}\" was in use by other sessions for {seconds} s; try again when no long transaction uses it \
+        "{subject} was in use by other sessions for {seconds} s; try again when no long transaction uses it \
          (see pg_stat_activity)"
     )]
     Locked {
-        /// The table that was asked for.
-        table: TableName,
+        /// What was to be watched.
+        subject: Subject,
         /// How long was waited.
         seconds: u64,
     },

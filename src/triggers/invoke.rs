@@ -27,9 +27,11 @@ impl Catalogue {
         }
         let id = new_event_id(now);
         let lane = i16::from(derive_lane(trigger.id, std::iter::empty()));
-        let table = &trigger.definition.table;
+        let subject = &trigger.definition.subject;
+        let schema = subject.table().map(|table| table.schema.as_str());
+        let name = subject.table().map(|table| table.name.as_str());
         let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&to_system_time(now), &lane, &id, &trigger.id, &table.schema, &table.name, &payload.get()];
+            &[&to_system_time(now), &lane, &id, &trigger.id, &schema, &name, &payload.get(), &subject.event_type()];
         transaction.execute(include_str!("../../sql/event_invoke.sql"), values).await?;
         transaction.commit().await?;
         if let Some(delivery) = &self.delivery {

@@ -40,13 +40,13 @@ fn check_url(text: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Header, HeaderValue as Value, Operations, RetryConf, TableName, Webhook};
+    use crate::model::{Header, HeaderValue as Value, Operations, RetryConf, Subject, TableName, Webhook};
 
     fn definition(url: &str, headers: Vec<Header>) -> Definition {
         Definition {
             name: "t".into(),
             source: "default".into(),
-            table: TableName::new("public", "users"),
+            subject: Subject::Table(TableName::new("public", "users")),
             webhook: Webhook::Url(url.into()),
             operations: Operations::default(),
             enable_manual: true,

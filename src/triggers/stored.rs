@@ -11,7 +11,8 @@ use crate::model::Definition;
 pub(super) struct Stored {
     pub id: Uuid,
     pub version: i32,
-    pub relation: u32,
+    /// The table's OID; none for a trigger on custom events.
+    pub relation: Option<u32>,
     /// Whether the table has not been dropped since.
     pub relation_exists: bool,
     pub definition: Definition,

@@ -1,8 +1,8 @@
-//! Messages of the stream made by hand, and what a matcher makes of them..
+//! Messages of the stream made by hand, and what a matcher makes of them.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use walhook::matching::{Change, Matcher, Moment, Watch, Watches};
+use walhook::matching::{Change, Matcher, Moment, TableWatch, Watch, Watches};
 use walhook::model::{Columns, Event, Lsn, OperationSpec, Operations, Position, TableName, Timestamp};
 use walhook::pgoutput::{Column, Identity, Message, Relation, Types, decode};
 
@@ -78,7 +78,11 @@ pub fn everything() -> Operations {
 }
 
 pub fn watch(operations: Operations) -> Watch {
-    Watch {
+    Watch::Table(table_watch(operations))
+}
+
+pub fn table_watch(operations: Operations) -> TableWatch {
+    TableWatch {
         relation: TABLE,
         table: TableName::new("public", "items"),
         operations,
@@ -105,7 +109,13 @@ pub fn matcher(identity: Identity, triggers: &[Operations]) -> Matcher {
 
 pub fn moment() -> Moment {
     let position = Position { commit_lsn: Lsn(1000), ordinal: 3 };
-    Moment { position, xid: 9, committed_at: Timestamp(1_536_131_661_601_701), replicated: false }
+    Moment {
+        position,
+        xid: 9,
+        committed_at: Timestamp(1_536_131_661_601_701),
+        replicated: false,
+        session_variables: None,
+    }
 }
 
 pub fn fire(matcher: &mut Matcher, bytes: &[u8]) -> Vec<Event> {

@@ -2,8 +2,8 @@
 
 use super::node::{DecodeError, Node, Object};
 use crate::model::{
-    Columns, Definition, Header, HeaderValue, OperationSpec, Operations, Place, RetryConf, TableName, Webhook,
-    check_template, check_variable,
+    Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, RetryConf, Subject,
+    TableName, Webhook, check_template, check_variable,
 };
 
 /// Hasura's limit: 63 bytes of a Postgres name less what it puts around a trigger's.
@@ -17,7 +17,7 @@ const UNSUPPORTED: [&str; 2] = ["request_transform", "response_transform"];
 pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError> {
     let object = args.object("CreateEventTriggerQuery")?;
     let name = object.required("name")?.non_empty_text()?.to_owned();
-    let table = table(&object.required("table")?)?;
+    let subject = subject(&object)?;
     let source = source(&object)?;
     let operations = Operations {
         insert: operation(&object, "insert")?,
@@ -37,7 +37,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
     let transaction = boolean(&object, "transaction")?;
 
     check_name(&object, &name)?;
-    check_operations(&object, &operations, enable_manual)?;
+    check_operations(&object, &subject, &operations, enable_manual)?;
     let webhook = match (url, url_variable) {
         (Some(url), None) => Webhook::Url(url),
         (None, Some(variable)) => Webhook::FromEnv(variable),
@@ -52,7 +52,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
     let definition = Definition {
         name,
         source,
-        table,
+        subject,
         webhook,
         operations,
         enable_manual,
@@ -92,6 +92,22 @@ fn source(object: &Object<'_>) -> Result<String, DecodeError> {
 
 fn boolean(object: &Object<'_>, key: &str) -> Result<bool, DecodeError> {
     Ok(object.optional(key).map(|node| node.boolean()).transpose()?.unwrap_or(false))
+}
+
+/// Hasura's `table`, or in its place walhook's `type`, for custom events.
+fn subject(object: &Object<'_>) -> Result<Subject, DecodeError> {
+    match object.optional("type") {
+        None => table(&object.required("table")?).map(Subject::Table),
+        Some(_) if object.optional("table").is_some() => Err(object.error("only one of table or type should be given")),
+        Some(node) => {
+            let name = node.non_empty_text()?;
+            if name.len() > EVENT_TYPE_LIMIT || name.contains('\0') {
+                let text = format!("an event type has at most {EVENT_TYPE_LIMIT} bytes and no \\u0000");
+                return Err(node.error(text));
+            }
+            Ok(Subject::Type(name.to_owned()))
+        }
+    }
 }
 
 /// A name in schema `public`, or an object with `name` and perhaps `schema`.
@@ -193,7 +209,17 @@ fn check_name(object: &Object<'_>, name: &str) -> Result<(), DecodeError> {
     Ok(())
 }
 
-fn check_operations(object: &Object<'_>, operations: &Operations, enable_manual: bool) -> Result<(), DecodeError> {
+fn check_operations(
+    object: &Object<'_>,
+    subject: &Subject,
+    operations: &Operations,
+    enable_manual: bool,
+) -> Result<(), DecodeError> {
+    if let Subject::Type(_) = subject {
+        let has_none = operations.is_empty();
+        let text = "insert/update/delete/truncate belong to a table; leave them out where a type is given";
+        return if has_none { Ok(()) } else { Err(object.error(text)) };
+    }
     if operations.is_empty() && !enable_manual {
         return Err(object.error("atleast one amongst insert/update/delete/enable_manual spec must be provided"));
     }

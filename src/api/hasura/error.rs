@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::model::Subject;
 use crate::triggers::{self, Inconsistency};
 
 /// What a caller is told.
@@ -85,8 +86,11 @@ impl ApiError {
         };
         let answer = ApiError::bad_request(code, ARGS, error.to_string());
         Some(match error {
-            Error::Inconsistent { table, trigger, reason } => {
-                let name = format!("event_trigger {trigger} in table {table}");
+            Error::Inconsistent { subject, trigger, reason } => {
+                let name = match subject {
+                    Subject::Table(table) => format!("event_trigger {trigger} in table {table}"),
+                    Subject::Type(name) => format!("event_trigger {trigger} in event type {name}"),
+                };
                 answer.with_internal(inconsistent_objects(name, error, reason))
             }
             _ => answer,
@@ -131,7 +135,8 @@ mod tests {
     use crate::triggers::Error;
 
     fn inconsistent(reason: Inconsistency) -> Error {
-        Error::Inconsistent { table: TableName::new("public", "users"), trigger: "t".into(), reason: Box::new(reason) }
+        let subject = Subject::Table(TableName::new("public", "users"));
+        Error::Inconsistent { subject, trigger: "t".into(), reason: Box::new(reason) }
     }
 
     #[test]

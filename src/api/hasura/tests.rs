@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Columns, Definition, HeaderValue as ConfiguredValue, TableName, Webhook};
+use crate::model::{Columns, Definition, HeaderValue as ConfiguredValue, Subject, TableName, Webhook};
 
 const WRAPPER: &str = "Error when parsing command create_event_trigger.\nSee our documentation at \
      https://hasura.io/docs/latest/graphql/core/api-reference/metadata-api/index.html#metadata-apis.\n\
@@ -52,7 +52,7 @@ fn seed_003_example_decodes() {
         "replace": false
     }));
     assert!(!replace);
-    assert_eq!(definition.table, TableName::new("public", "users"));
+    assert_eq!(definition.subject, Subject::Table(TableName::new("public", "users")));
     assert_eq!(definition.webhook, Webhook::Url("https://httpbin.org/post".into()));
     let insert = definition.operations.insert.expect("insert");
     assert_eq!((insert.columns, insert.payload), (Columns::All, Columns::Only(vec!["username".into()])));
@@ -76,7 +76,8 @@ fn other_forms_decode() {
     assert!(replace && definition.enable_manual);
     assert_eq!(definition.webhook, Webhook::FromEnv("HOOK".into()));
     assert_eq!((definition.retry_conf.num_retries, definition.retry_conf.interval_sec), (0, 3));
-    assert_eq!(create(args(json!({ "table": { "name": "b" } }))).0.table, TableName::new("public", "b"));
+    let other = create(args(json!({ "table": { "name": "b" } }))).0;
+    assert_eq!(other.subject, Subject::Table(TableName::new("public", "b")));
     assert_eq!(create(args(json!({ "name": "t".repeat(42) }))).0.name.len(), 42);
     for version in [json!(1), json!(2), json!(null)] {
         for name in ["delete_event_trigger", "pg_delete_event_trigger"] {
@@ -99,6 +100,11 @@ fn what_walhook_adds_to_hasuras_definition_decodes() {
     assert!(all.operations.truncate && all.fire_on_unchanged && all.transaction && all.trigger_on_replication);
     let none = create(args(json!({ "truncate": null, "fire_on_unchanged": null, "transaction": false }))).0;
     assert_eq!(none, plain);
+    let custom = create(args(json!({ "insert": null, "table": null, "type": "order.paid" }))).0;
+    assert_eq!(custom.subject, Subject::Type("order.paid".into()));
+    let stored = serde_json::to_value(&custom).expect("JSON");
+    assert_eq!((&stored["type"], stored.get("table")), (&json!("order.paid"), None));
+    assert_eq!(serde_json::from_value::<Definition>(stored).expect("a definition"), custom);
 }
 
 #[test]
@@ -122,6 +128,45 @@ fn a_payload_is_kept_as_written() {
         assert_eq!(payload(&frame(text)), text);
     }
     assert_eq!(payload(&frame(r#"1,"payload":2"#)), "2");
+}
+
+/// Changes of valid arguments with keys that Hasura does not have, and the path and text of the error.
+fn errors_in_own_keys() -> Vec<(Value, &'static str, &'static str)> {
+    vec![
+        (json!({ "type": "order.paid" }), "$", "only one of table or type should be given"),
+        (json!({ "table": null, "type": "" }), "$.type", "empty string not allowed"),
+        (json!({ "table": null, "type": 1 }), "$.type", "parsing Text failed, expected String, but encountered Number"),
+        (
+            json!({ "table": null, "type": "x".repeat(256) }),
+            "$.type",
+            "an event type has at most 255 bytes and no \\u0000",
+        ),
+        (
+            json!({ "table": null, "type": "order.paid", "truncate": {} }),
+            "$",
+            "insert/update/delete/truncate belong to a table; leave them out where a type is given",
+        ),
+        (
+            json!({ "truncate": true }),
+            "$.truncate",
+            "parsing TruncateSpec failed, expected Object, but encountered Boolean",
+        ),
+        (
+            json!({ "fire_on_unchanged": "yes" }),
+            "$.fire_on_unchanged",
+            "parsing Bool failed, expected Boolean, but encountered String",
+        ),
+        (
+            json!({ "trigger_on_replication": 1 }),
+            "$.trigger_on_replication",
+            "parsing Bool failed, expected Boolean, but encountered Number",
+        ),
+        (
+            json!({ "transaction": {} }),
+            "$.transaction",
+            "parsing Bool failed, expected Boolean, but encountered Object",
+        ),
+    ]
 }
 
 /// Changes of valid arguments, and the path and text of the error they must give.
@@ -165,26 +210,6 @@ fn argument_errors() -> Vec<(Value, &'static str, String)> {
             json!({ "insert": { "columns": ["a", 1] } }),
             "$.insert.columns[1]",
             "parsing Text failed, expected String, but encountered Number",
-        ),
-        (
-            json!({ "truncate": true }),
-            "$.truncate",
-            "parsing TruncateSpec failed, expected Object, but encountered Boolean",
-        ),
-        (
-            json!({ "fire_on_unchanged": "yes" }),
-            "$.fire_on_unchanged",
-            "parsing Bool failed, expected Boolean, but encountered String",
-        ),
-        (
-            json!({ "trigger_on_replication": 1 }),
-            "$.trigger_on_replication",
-            "parsing Bool failed, expected Boolean, but encountered Number",
-        ),
-        (
-            json!({ "transaction": {} }),
-            "$.transaction",
-            "parsing Bool failed, expected Boolean, but encountered Object",
         ),
         (json!({ "update": { "columns": [] } }), "$", "found empty column specification"),
         (json!({ "delete": { "columns": "*", "payload": [] } }), "$", "found empty payload specification"),
@@ -232,7 +257,8 @@ fn argument_errors() -> Vec<(Value, &'static str, String)> {
             "expecting only one of value or value_from_env keys",
         ),
     ];
-    let mut cases: Vec<_> = cases.into_iter().map(|(changes, path, text)| (changes, path, text.to_owned())).collect();
+    let cases = cases.into_iter().chain(errors_in_own_keys());
+    let mut cases: Vec<_> = cases.map(|(changes, path, text)| (changes, path, text.to_owned())).collect();
     for (name, prefix) in [("HASURA_GRAPHQL_X", "HASURA_GRAPHQL_"), ("WALHOOK_X", "WALHOOK_")] {
         let header = json!({ "headers": [{ "name": "X", "value_from_env": name }] });
         cases.push((header, "$.headers[0]", reserved(prefix, "value_from_env", name)));

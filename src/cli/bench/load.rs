@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::delivery::{self, Endpoint};
 use crate::model::{
-    Definition, Environment, Event, Lsn, Operation, Operations, Position, RetryConf, TableName, Timestamp, Trigger,
-    Webhook,
+    Definition, Environment, Event, Lsn, Operation, Operations, Position, RetryConf, Subject, TableName, Timestamp,
+    Trigger, Webhook,
 };
 use crate::postgres::Session;
 
@@ -91,7 +91,7 @@ impl Shape {
             trigger_id: Uuid::from_u128(1),
             lane: 0,
             operation: Operation::Insert,
-            table: Arc::new(TableName::new(SCHEMA, TABLE)),
+            subject: Arc::new(Subject::Table(TableName::new(SCHEMA, TABLE))),
             position: Position { commit_lsn: Lsn(number), ordinal: 1 },
             xid: 1,
             committed_at,
@@ -100,6 +100,7 @@ impl Shape {
             missing: None,
             old_partial: false,
             undecided: false,
+            session_variables: None,
         }
     }
 
@@ -120,7 +121,7 @@ pub(super) fn endpoint(url: String) -> anyhow::Result<Endpoint> {
         definition: Definition {
             name: "bench".into(),
             source: "default".into(),
-            table: TableName::new(SCHEMA, TABLE),
+            subject: Subject::Table(TableName::new(SCHEMA, TABLE)),
             webhook: Webhook::Url(url),
             operations: Operations::default(),
             enable_manual: false,

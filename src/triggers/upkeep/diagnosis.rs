@@ -63,7 +63,7 @@ pub(super) fn problem(
     namesake: bool,
     given: &Given<'_>,
 ) -> Option<String> {
-    let Some(found) = found else { return Some(dropped(&definition.table, namesake)) };
+    let Some(found) = found else { return definition.subject.table().map(|table| dropped(table, namesake)) };
     let mut problems: Vec<String> = table_problem(definition, found, given).into_iter().collect();
     problems.extend(column_problems(definition, &found.table));
     (!problems.is_empty()).then(|| problems.join("; "))

@@ -99,9 +99,9 @@ impl Catalogue {
                 unknown.insert(self.find(&transaction, trigger).await?);
             }
             let found = tables.get(&trigger.relation).and_then(Option::as_ref);
-            let namesake = match found {
-                Some(_) => false,
-                None => table::find(&transaction, &trigger.definition.table).await?.is_some(),
+            let namesake = match (found, trigger.definition.subject.table()) {
+                (None, Some(name)) => table::find(&transaction, name).await?.is_some(),
+                _ => false,
             };
             if let Some(reason) = diagnosis::problem(&trigger.definition, found, namesake, &given) {
                 problems.insert(trigger.id, reason);
@@ -129,8 +129,10 @@ impl Catalogue {
             let definition: Definition = serde_json::from_str(row.get(3))?;
             let (schema, name): (Option<String>, Option<String>) = (row.get(4), row.get(5));
             let table = schema.zip(name).map(|(schema, name)| TableName::new(schema, name));
-            if !definition.operations.is_empty() {
-                let (id, name, relation) = (row.get(0), row.get(1), row.get(2));
+            // A trigger on custom events has no table.
+            let relation: Option<u32> = row.get(2);
+            if let Some(relation) = relation.filter(|_| !definition.operations.is_empty()) {
+                let (id, name) = (row.get(0), row.get(1));
                 watched.push(Watched { id, name, relation, definition, table });
             }
         }

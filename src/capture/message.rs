@@ -1,0 +1,151 @@
+//! What writers say inside their transactions, as logical messages with walhook's prefix: `sql/migrations` has the
+//! functions that write them. Anybody can write one by hand, so nothing about them is taken for granted.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tracing::warn;
+
+use crate::model::{EVENT_TYPE_LIMIT, Lsn};
+
+/// The prefix of walhook's messages; all others are somebody else's.
+pub(super) const PREFIX: &str = "walhook";
+/// The longest context, in bytes: it is stored with each event.
+const CONTEXT_LIMIT: usize = 8 * 1024;
+
+/// A message of a transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    /// `walhook.set_context`: for the events that follow in the transaction; `None` ends it.
+    Context(Option<Bytes>),
+    /// `walhook.emit`.
+    Event { event_type: Cow<'a, str>, data: &'a [u8] },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", bound(deserialize = "'de: 'a"))]
+enum Form<'a> {
+    Context(Option<&'a RawValue>),
+    Event(EventForm<'a>),
+}
+
+#[derive(Deserialize)]
+struct EventForm<'a> {
+    #[serde(rename = "type", borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// Reads a message's content. The error says what is wrong with it and holds nothing of it.
+pub(super) fn decode(content: &[u8]) -> Result<Message<'_>, String> {
+    let form = serde_json::from_slice(content).map_err(|error| {
+        // The error's own text may quote values.
+        format!("it is not what walhook.emit or walhook.set_context write, from column {} on", error.column())
+    })?;
+    match form {
+        Form::Context(None) => Ok(Message::Context(None)),
+        Form::Context(Some(context)) => {
+            let context = context.get();
+            if !context.starts_with('{') {
+                return Err("its context is not an object".into());
+            }
+            if context.len() > CONTEXT_LIMIT {
+                return Err(format!("its context is longer than {CONTEXT_LIMIT} bytes"));
+            }
+            Ok(Message::Context(Some(Bytes::copy_from_slice(context.as_bytes()))))
+        }
+        Form::Event(EventForm { event_type, data }) => {
+            if event_type.is_empty() || event_type.len() > EVENT_TYPE_LIMIT {
+                return Err(format!("its event type has not 1 to {EVENT_TYPE_LIMIT} bytes"));
+            }
+            Ok(Message::Event { event_type, data: data.get().as_bytes() })
+        }
+    }
+}
+
+/// Messages that could not be read: counted, and told once in a while, for a writer may make very many.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    count: u64,
+    told_at: Option<Instant>,
+}
+
+impl Refused {
+    const TELL_EVERY: Duration = Duration::from_secs(60);
+
+    /// Notes one in the transaction that commits at `commit_lsn`.
+    pub fn note(&mut self, commit_lsn: Lsn, reason: &str) {
+        self.count += 1;
+        if self.told_at.is_none_or(|told_at| told_at.elapsed() >= Self::TELL_EVERY) {
+            self.told_at = Some(Instant::now());
+            warn!(
+                %commit_lsn, ignored = self.count,
+                "a logical message with prefix {PREFIX} was ignored: {reason}; use walhook.emit and walhook.set_context"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_functions_write_is_read() {
+        let context = |text: &str| Ok(Message::Context(Some(Bytes::copy_from_slice(text.as_bytes()))));
+        let cases = [
+            (r#"{"context": {"x-hasura-user-id": "42"}}"#, context(r#"{"x-hasura-user-id": "42"}"#)),
+            (r#"{"context":{}}"#, context("{}")),
+            (r#"{"context": null}"#, Ok(Message::Context(None))),
+        ];
+        for (content, expected) in cases {
+            assert_eq!(decode(content.as_bytes()), expected, "{content}");
+        }
+        let digits = "12345678901234567890.12345678901234567890";
+        for data in ["null", "[1, {}]", digits, r#""\u0000""#, r#"{"a": {"a": 1}, "b": "\""}"#] {
+            for (written, event_type) in [("order.paid", "order.paid"), (r#"\"\u00fc\""#, "\"ü\"")] {
+                let content = format!(r#"{{"event": {{"type": "{written}", "data": {data}}}}}"#);
+                let expected = Message::Event { event_type: event_type.into(), data: data.as_bytes() };
+                assert_eq!(decode(content.as_bytes()), Ok(expected), "{content}");
+            }
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_without_being_quoted() {
+        let long_type = format!(r#"{{"event": {{"type": "{}", "data": 1}}}}"#, "x".repeat(256));
+        let long_context = format!(r#"{{"context": {{"a": "{}"}}}}"#, "x".repeat(8192));
+        let deep = format!(r#"{{"event": {{"type": {}, "data": 1}}}}"#, "[".repeat(100_000));
+        let contents: &[&[u8]] = &[
+            b"",
+            b"secret",
+            b"null",
+            b"{}",
+            b"[]",
+            b"\"secret\"",
+            b"\xff\xfe",
+            b"{\"context\": {\"a\": \"\xff\"}}",
+            br#"{"context": "secret"}"#,
+            br#"{"context": [1]}"#,
+            br#"{"context": {}"#,
+            br#"{"context": {}} {}"#,
+            br#"{"secret": {}}"#,
+            br#"{"event": {"type": "a"}}"#,
+            br#"{"event": {"data": 1}}"#,
+            br#"{"event": {"type": "", "data": 1}}"#,
+            br#"{"event": {"type": ["secret"], "data": 1}}"#,
+            br#"{"event": {"type": "a", "data": secret}}"#,
+            long_type.as_bytes(),
+            long_context.as_bytes(),
+            deep.as_bytes(),
+        ];
+        for content in contents {
+            let reason = decode(content).expect_err(&String::from_utf8_lossy(content));
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
+}
