@@ -242,6 +242,9 @@ fn every_sql_file_has_a_header_and_one_user() {
         for field in fields {
             findings.check(header.contains(field), path, 1, format!("begin with a comment that has `{field}`"));
         }
+        for (number, line) in (1..).zip(statement.text.lines()) {
+            findings.check(line.is_ascii(), path, number, "write ASCII: other database encodings refuse it");
+        }
         let included = format!("{}\")", path.display());
         let count =
             |source: &Source| source.text.matches(&included).filter(|_| source.text.contains("include_str!(")).count();

@@ -167,6 +167,8 @@ async fn a_partitioned_table_without_a_key_needs_the_event_trigger_and_then_no_w
     scene.execute(&format!("create role {role}; grant create, usage on schema public to {role}")).await;
     scene.execute(&format!("alter table parts owner to {role}; {statement}")).await;
     scene.create("t", "parts", "/t", json!({})).await;
+    let callable = "select has_function_privilege($1, 'walhook.keep_identity()', 'execute')";
+    assert!(!scene.value::<bool>(callable, &[&role]).await, "it runs for roles that may not call it");
     scene.execute(&format!("set role {role}")).await;
     for (make, id) in [
         ("create table later partition of parts for values from (20) to (30)", 20),

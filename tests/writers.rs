@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::cluster::TestDatabase;
 use support::scene::{Scene, change};
 use support::walhook::Start;
 
@@ -127,6 +128,24 @@ async fn a_custom_event_comes_in_commit_order_with_the_rows_and_goes_with_its_tr
     let kinds = "select array(select concat_ws(' ', trigger, event_type, table_name) from walhook.status order by 1)";
     let kinds: Vec<String> = scene.value(kinds, &[]).await;
     assert_eq!(kinds, ["also order.paid", "marker marker", "paid order.paid", "rows items"]);
+}
+
+#[tokio::test]
+async fn what_writers_say_is_utf8_whatever_the_databases_encoding_is() {
+    let database = TestDatabase::create_with("encoding 'LATIN1' locale 'C' template template0").await;
+    let scene = Scene::in_database(database, "create table items (name text)", |start| start).await;
+    scene.create("rows", "items", "/rows", json!({})).await;
+    create_for_type(&scene, "fee", "gebühr", "/fee", json!({})).await;
+    scene
+        .execute(
+            "begin; select walhook.set_context('{\"müller\": \"ÿ\"}'), walhook.emit('gebühr', '[\"ä\"]');
+             insert into items values ('ö'); commit",
+        )
+        .await;
+    for (path, new) in [("/fee", json!(["ä"])), ("/rows", json!({"name": "ö"}))] {
+        let request = &scene.arrivals(path, 1).await[0].json()["event"];
+        assert_eq!((&request["data"]["new"], &request["session_variables"]), (&new, &json!({"müller": "ÿ"})));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 -- Writers are roles of the application. USAGE lets them name the functions; tables and views of this schema stay closed
 -- to them, because nobody was granted anything on those. A function that others may not call must say
--- `revoke execute on function … from public`.
+-- `revoke execute on function ... from public`.
 grant usage on schema walhook to public;
 -- Event triggers call theirs whoever runs the command.
 revoke execute on function walhook.keep_identity() from public;

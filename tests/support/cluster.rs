@@ -31,12 +31,21 @@ impl TestDatabase {
         TestDatabase::create_in(shared().await).await
     }
 
+    /// A database in the shared cluster, made with these options of CREATE DATABASE.
+    pub async fn create_with(options: &str) -> TestDatabase {
+        TestDatabase::create_in_with(shared().await, options).await
+    }
+
     /// A database in a test's own cluster.
     pub async fn create_in(cluster: &Cluster) -> TestDatabase {
+        TestDatabase::create_in_with(cluster, "").await
+    }
+
+    async fn create_in_with(cluster: &Cluster, options: &str) -> TestDatabase {
         let name = format!("test_{}", &Uuid::new_v4().simple().to_string()[..12]);
         let admin = cluster.settings("postgres");
         let session = connect(&admin, "test").await.expect("a session to create the database");
-        session.batch_execute(&format!("create database {name}")).await.expect("a database");
+        session.batch_execute(&format!("create database {name} {options}")).await.expect("a database");
         TestDatabase { url: cluster.url(&name), socket_url: cluster.socket_url(&name), name, admin }
     }
 
