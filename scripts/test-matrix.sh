@@ -13,7 +13,7 @@ for version in "$@"; do
 done
 
 tests=()
-for file in $(grep -lE '\b(Scene|TestDatabase|Cluster)::' tests/*.rs tests/*/main.rs); do
+for file in $(grep -lwE 'Scene|TestDatabase|Cluster' tests/*.rs tests/*/main.rs); do
     file=${file%/main.rs}
     tests+=(--test "$(basename "$file" .rs)")
 done
