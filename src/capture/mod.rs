@@ -9,6 +9,7 @@
 //! from what the log writer says is committed, or from a progress row that is.
 
 mod assembler;
+mod health;
 mod message;
 mod pace;
 mod preflight;
@@ -41,6 +42,10 @@ pub struct Options {
     pub publication: String,
     /// Columns of the larger number types become strings.
     pub stringify_numeric_types: bool,
+    /// How often a message is written into the source's WAL; `None` for never.
+    pub heartbeat: Option<Duration>,
+    /// Have the slot follow to standbys (Postgres 17 and later).
+    pub failover: bool,
     /// Go on where WAL was lost.
     pub accept_gap: bool,
 }
@@ -139,7 +144,7 @@ pub async fn prepare(options: &Options) -> Result<i16, Error> {
 /// [`Error::NotReady`] lists everything missing at once.
 pub async fn check(options: &Options) -> Result<Facts, Error> {
     let session = postgres::connect(&options.database, "walhook setup").await?;
-    preflight::check(&*session, &options.slot).await
+    preflight::check(&*session, options).await
 }
 
 /// Captures until stopped. Interruptions are waited out; what only an operator can mend is returned.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, Row};
 
-use super::Error;
+use super::{Error, Options};
 use crate::postgres;
 
 /// What was learnt of the server on the way.
@@ -14,18 +14,23 @@ pub struct Facts {
     pub version: String,
     /// The cluster's identifier, in decimal.
     pub system_identifier: String,
+    /// The timeline that it writes.
+    pub timeline: i32,
     /// `wal_sender_timeout`; zero means never.
     pub sender_timeout: Duration,
 }
 
 /// Logical messages in pgoutput came with this version.
 const OLDEST_VERSION: i32 = 140_000;
+/// Slots follow to standbys from this version on.
+const FAILOVER_VERSION: i32 = 170_000;
 
 /// Checks a database. Nothing is changed.
 ///
 /// # Errors
 /// [`Error::NotReady`] with every problem; otherwise what Postgres said.
-pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Error> {
+pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Facts, Error> {
+    let slot = &options.slot;
     let row =
         client.query_one(include_str!("../../sql/preflight.sql"), &[&slot]).await.map_err(postgres::Error::from)?;
     let (database, role): (String, String) = (row.get("database"), row.get("role"));
@@ -36,11 +41,7 @@ pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Err
     if !is_slot_name(slot) {
         problem(format!("slot name {slot:?}: use at most 63 lower-case letters, digits and underscores"));
     }
-    let version: i32 = row.get("version");
-    if version < OLDEST_VERSION {
-        let found: String = row.get("version_text");
-        problem(format!("Postgres {found} is too old: walhook needs 14 or later"));
-    }
+    version_problem(&row, options).into_iter().for_each(&mut problem);
     if row.get("in_recovery") {
         problem("this server is a standby: connect walhook to the primary".into());
     }
@@ -92,8 +93,21 @@ pub async fn check(client: &impl GenericClient, slot: &str) -> Result<Facts, Err
     Ok(Facts {
         version: row.get("version_text"),
         system_identifier: row.get("system_identifier"),
+        // A server in recovery was refused.
+        timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default(),
         sender_timeout: Duration::from_millis(u64::try_from(sender_timeout).unwrap_or(0)),
     })
+}
+
+fn version_problem(row: &Row, options: &Options) -> Option<String> {
+    let (version, found): (i32, String) = (row.get("version"), row.get("version_text"));
+    match version {
+        ..OLDEST_VERSION => Some(format!("Postgres {found} is too old: walhook needs 14 or later")),
+        ..FAILOVER_VERSION if options.failover => {
+            Some(format!("Postgres {found} cannot have slots follow to standbys, 17 can: leave --slot-failover out"))
+        }
+        _ => None,
+    }
 }
 
 /// The names that Postgres allows.

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::assembler::Assembler;
+use super::health::Keeper;
 use super::pace::Pace;
 use super::types::TypeCatalogue;
 use super::{Error, Facts, Options, State, slot};
@@ -32,7 +33,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// What takes this long is a connection that is dead without saying so: a network that neither passes nor refuses. A
 /// chunk is a few MiB at most; the tick's statements are short.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
-const TICK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Taking a source over is short as well, but for making a slot, which waits for the transactions that run.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How much WAL without events is passed before progress is written for it. Our own progress row is WAL as well, so a
@@ -79,9 +80,10 @@ pub(super) async fn run(
         idle_written: Instant::now(),
         pace: Pace::new(),
     };
+    let keeper = Keeper::new(control, options, prepared.facts.timeline, prepared.source_id);
     let result = tokio::select! {
         result = running.run_until(stop) => result,
-        () = control.closed() => Err(ended("the server closed our session; it may be shutting down")),
+        error = keeper.keep() => Err(error),
     };
     running.stream.close().await;
     result
@@ -95,20 +97,17 @@ async fn open_stream(
     from: Lsn,
     stop: &CancellationToken,
 ) -> Result<Option<Stream>, Error> {
-    let Options { database, slot, publication, .. } = options;
     let mut pause = FIRST_SLOT_PAUSE;
     loop {
-        let connection = Connection::connect(database, &format!("walhook capture {slot}")).await?;
-        let error =
-            match connection.start(Start { slot, publication, from, sender_timeout: facts.sender_timeout }).await {
-                Ok(stream) => return Ok(Some(stream)),
-                Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
-                // The next try looks at the slot through SQL first and says exactly what is wrong with it.
-                Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
-                    return Err(ended(error));
-                }
-                Err(error) => return Err(error.into()),
-            };
+        let error = match start_stream(options, facts, from).await {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
+            // The next try looks at the slot through SQL first and says exactly what is wrong with it.
+            Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
+                return Err(ended(error));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if pause == FIRST_SLOT_PAUSE {
             info!(source = options.source, "{error}; waiting for the server to let the slot go");
         }
@@ -119,8 +118,22 @@ async fn open_stream(
     }
 }
 
+async fn start_stream(options: &Options, facts: &Facts, from: Lsn) -> Result<Stream, postgres::Error> {
+    let Options { database, slot, publication, .. } = options;
+    let mut connection = Connection::connect(database, &format!("walhook capture {slot}")).await?;
+    let system = connection.identify().await?;
+    // Where a name leads to several servers, this may be another one than our sessions are on.
+    if (&system.identifier, system.timeline) != (&facts.system_identifier, facts.timeline) {
+        return Err(postgres::Error::Ended("it leads to another server than the ordinary sessions do".into()));
+    }
+    if options.failover {
+        connection.set_failover(slot).await?;
+    }
+    connection.start(Start { slot, publication, from, sender_timeout: facts.sender_timeout }).await
+}
+
 /// An end after which another try may help.
-fn ended(message: impl ToString) -> Error {
+pub(super) fn ended(message: impl ToString) -> Error {
     Error::Stream { message: message.to_string(), class: Class::Retry }
 }
 
@@ -327,7 +340,10 @@ impl Running<'_> {
 }
 
 /// Bounds a wait for Postgres.
-async fn within<T, E: Into<Error>>(limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
+pub(super) async fn within<T, E: Into<Error>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result.map_err(Into::into),
         Err(_) => Err(ended(format!("Postgres did not answer within {} s", limit.as_secs()))),

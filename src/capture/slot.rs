@@ -21,15 +21,19 @@ struct Slot {
     here: bool,
     confirmed: Option<Lsn>,
     lost: bool,
+    /// Why, where the server says it.
+    invalidation: Option<String>,
 }
 
 /// Makes what is missing and finds out whether anything was lost. One node at a time does this.
 pub(super) async fn prepare(session: &mut Session, options: &Options, accept_gap: bool) -> Result<Prepared, Error> {
-    let facts = preflight::check(&**session, &options.slot).await?;
+    let facts = preflight::check(&**session, options).await?;
     lock_setup(session).await?;
     let result = prepare_locked(session, options, accept_gap, &facts).await;
     unlock_setup(session).await?;
-    Ok(Prepared { source_id: result?, facts })
+    let source_id = result?;
+    queue::write_timeline(&**session, source_id, facts.timeline).await?;
+    Ok(Prepared { source_id, facts })
 }
 
 async fn prepare_locked(
@@ -44,7 +48,8 @@ async fn prepare_locked(
         return start_anew(session, options, slot, facts).await;
     };
     let progress = queue::read_progress(&**session, source.id).await?;
-    if let Some(loss) = find_loss(&source, slot.as_ref(), options, facts, progress.lsn) {
+    let timeline = queue::read_timeline(&**session, source.id).await?;
+    if let Some(loss) = find_loss(&source, timeline, slot.as_ref(), options, facts, progress.lsn) {
         let to = slot.as_ref().and_then(|slot| slot.confirmed);
         queue::record_gap(&**session, source.id, progress.lsn, to, &loss).await?;
     }
@@ -61,6 +66,7 @@ async fn prepare_locked(
 /// What is wrong with the slot of a source that walhook has captured before; `None` when nothing was lost.
 fn find_loss(
     source: &Source,
+    timeline: Option<i32>,
     slot: Option<&Slot>,
     options: &Options,
     facts: &preflight::Facts,
@@ -73,13 +79,26 @@ fn find_loss(
             facts.system_identifier, source.system_identifier
         ));
     }
+    if let Some(captured) = timeline.filter(|captured| *captured != facts.timeline) {
+        return Some(format!(
+            "this server writes timeline {} and timeline {captured} was captured so far: a standby was promoted or a \
+             backup restored, and what was captured last may not have happened here",
+            facts.timeline
+        ));
+    }
+    if source.slot != *name {
+        return Some(format!("slot {name} is not the one that was read so far, which is --slot {}", source.slot));
+    }
     match slot {
-        None if source.slot != *name => {
-            Some(format!("slot {name} does not exist; so far slot {} was used", source.slot))
-        }
         None => Some(format!("slot {name} is missing though walhook had one")),
         Some(slot) if slot.lost => {
-            Some(format!("slot {name} lost the WAL it needs (max_slot_wal_keep_size was too small)"))
+            let reason = match slot.invalidation.as_deref() {
+                // Before version 17 nothing else can happen to a slot on a primary.
+                None | Some("wal_removed") => "max_slot_wal_keep_size was too small",
+                Some("idle_timeout") => "nobody read it for as long as idle_replication_slot_timeout",
+                Some(other) => other,
+            };
+            Some(format!("slot {name} lost the WAL it needs ({reason})"))
         }
         // Progress is durable before the slot is moved, so only somebody else can have moved it further.
         Some(slot) if slot.confirmed.is_some_and(|confirmed| confirmed > progress) => Some(format!(
@@ -121,6 +140,13 @@ async fn go_on_after_gap(
     };
     let id = register(session, options, facts, start).await?;
     queue::accept_gaps(&**session, source.id, start).await?;
+    if source.slot != options.slot && find_slot(session, &source.slot).await?.is_some() {
+        let old = postgres_protocol::escape::escape_literal(&source.slot);
+        warn!(
+            source = options.source,
+            "slot {} is not read any more and keeps WAL: run  SELECT pg_drop_replication_slot({old});", source.slot
+        );
+    }
     Ok(id)
 }
 
@@ -140,6 +166,7 @@ async fn find_slot(session: &Session, name: &str) -> Result<Option<Slot>, Error>
         here: row.get::<_, Option<bool>>(1).unwrap_or(false),
         confirmed: row.get::<_, Option<PgLsn>>(2).map(|lsn| Lsn(lsn.into())),
         lost: row.get::<_, Option<&str>>(3) == Some("lost"),
+        invalidation: row.get(4),
     }))
 }
 

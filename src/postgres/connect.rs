@@ -29,8 +29,10 @@ pub struct Session {
 impl Session {
     /// Waits until the connection ended, by the server or by the network.
     pub async fn closed(&mut self) {
-        // How the task ended makes no difference.
-        drop((&mut self.driver).await);
+        // A task that was waited for once must not be waited for again. How it ended makes no difference.
+        if !self.driver.is_finished() {
+            drop((&mut self.driver).await);
+        }
     }
 }
 

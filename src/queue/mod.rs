@@ -14,6 +14,7 @@ mod log;
 mod outcome;
 mod partition;
 mod row;
+mod slot_status;
 mod source;
 
 pub use backlog::{Backlog, Bounds, attempted_after, head, read_backlog};
@@ -25,6 +26,7 @@ pub use lane::{Acquired, try_acquire_lanes};
 pub use log::{Activation, Appended, Chunk, LogWriter};
 pub use outcome::{OutcomeWriter, Settled};
 pub use partition::{Partitions, ensure_partitions};
+pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
     Progress, Source, accept_gaps, find_source, open_gap, read_progress, record_gap, register_source, try_capture_lock,
     write_progress,

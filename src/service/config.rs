@@ -55,6 +55,10 @@ pub struct Config {
     pub replica_identity: ReplicaIdentityPolicy,
     /// Columns of type int8, float8 and numeric become strings.
     pub stringify_numeric_types: bool,
+    /// How often a message is written into the source's WAL; `None` for never.
+    pub heartbeat: Option<Duration>,
+    /// Have the slot follow to standbys.
+    pub slot_failover: bool,
     /// How log lines look; by the terminal where it is not set.
     pub log_format: Option<LogFormat>,
     /// Go on where WAL was lost.
@@ -91,6 +95,7 @@ impl Problems {
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_GRACE: &str = "30s";
+const DEFAULT_HEARTBEAT: &str = "30s";
 
 impl Config {
     /// Checks settings, with those of the file where they are silent.
@@ -138,14 +143,21 @@ impl Config {
         });
         let stringify_numeric_types =
             problems.note(truth("stringify-numeric-types", raw.stringify_numeric_types.as_deref()));
+        let heartbeat = problems.note(heartbeat(raw.heartbeat.as_deref().unwrap_or(DEFAULT_HEARTBEAT)));
+        let slot_failover = problems.note(truth("slot-failover", raw.slot_failover.as_deref()));
         let log_format = problems.note(match raw.log_format.as_deref() {
             None => Ok(None),
             Some("text") => Ok(Some(LogFormat::Text)),
             Some("json") => Ok(Some(LogFormat::Json)),
             Some(other) => Err(format!("--log-format {other:?}: use text or json")),
         });
-        let (Some(database), Some(listen), Some(roles), Some(grace), Some(replica_identity), Some(log_format), true) =
-            (database, listen, roles, grace, replica_identity, log_format, problems.is_empty())
+        let (Some(database), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
+            (database, listen, roles, grace, replica_identity)
+        else {
+            return Err(problems);
+        };
+        let (Some(heartbeat), Some(slot_failover), Some(log_format), true) =
+            (heartbeat, slot_failover, log_format, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -160,6 +172,8 @@ impl Config {
             grace,
             replica_identity,
             stringify_numeric_types: stringify_numeric_types.unwrap_or(false),
+            heartbeat,
+            slot_failover,
             log_format,
             accept_gap: raw.accept_gap,
         })
@@ -173,6 +187,8 @@ impl Config {
             slot: self.slot.clone(),
             publication: self.publication.clone(),
             stringify_numeric_types: self.stringify_numeric_types,
+            heartbeat: self.heartbeat,
+            failover: self.slot_failover,
             accept_gap: self.accept_gap,
         }
     }
@@ -208,6 +224,17 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn duration(name: &str, text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("--{name} {text:?}: use a duration such as 30s or 5m"))
+}
+
+/// `None` for off.
+fn heartbeat(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        text => match duration("heartbeat", text)? {
+            Duration::ZERO => Err("--heartbeat 0: use off, or a duration such as 30s".into()),
+            every => Ok(Some(every)),
+        },
+    }
 }
 
 fn truth(name: &str, text: Option<&str>) -> Result<bool, String> {
@@ -264,12 +291,21 @@ mod tests {
             log_format: Some("xml".into()),
             replica_identity: Some("none".into()),
             stringify_numeric_types: Some("maybe".into()),
+            heartbeat: Some("0s".into()),
+            slot_failover: Some("perhaps".into()),
             ..Default::default()
         };
         let text = check(bad).expect_err("not usable").to_string();
-        for name in
-            ["--database-url", "--grace", "--only", "--log-format", "--replica-identity", "--stringify-numeric-types"]
-        {
+        for name in [
+            "--database-url",
+            "--grace",
+            "--only",
+            "--log-format",
+            "--replica-identity",
+            "--stringify-numeric-types",
+            "--heartbeat",
+            "--slot-failover",
+        ] {
             assert!(text.contains(name), "{name} is not in: {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");

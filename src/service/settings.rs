@@ -52,6 +52,14 @@ pub struct RawSettings {
     #[arg(long, env = "WALHOOK_STRINGIFY_NUMERIC_TYPES", value_name = "true|false", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     pub stringify_numeric_types: Option<String>,
+    /// How often a message is written into the source's WAL so that its slot moves on where only other databases
+    /// write; or off [default: 30s]
+    #[arg(long, env = "WALHOOK_HEARTBEAT", value_name = "DURATION|off")]
+    pub heartbeat: Option<String>,
+    /// Have the slot follow to standbys; needs Postgres 17 [default: false]
+    #[arg(long, env = "WALHOOK_SLOT_FAILOVER", value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub slot_failover: Option<String>,
     /// Log lines as text or json [default: text on a terminal, else json]
     #[arg(long, env = "WALHOOK_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -86,6 +94,8 @@ impl RawSettings {
             grace: self.grace.or(file.grace),
             replica_identity: self.replica_identity.or(file.replica_identity),
             stringify_numeric_types: self.stringify_numeric_types.or(file.stringify_numeric_types),
+            heartbeat: self.heartbeat.or(file.heartbeat),
+            slot_failover: self.slot_failover.or(file.slot_failover),
             log_format: self.log_format.or(file.log_format),
             accept_gap: self.accept_gap,
         }

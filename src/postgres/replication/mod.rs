@@ -15,6 +15,7 @@ pub use stream::{Frame, Start, Stream};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -83,6 +84,15 @@ impl Connection {
             (Some(identifier), Some(timeline)) => Ok(System { identifier, timeline }),
             _ => Err(Error::Protocol("IDENTIFY_SYSTEM was answered with something else".into())),
         }
+    }
+
+    /// Has a slot follow to standbys, so that it is there after a failover. Postgres 17 and later.
+    ///
+    /// # Errors
+    /// What the server said; 55006 while another connection reads the slot.
+    pub async fn set_failover(&mut self, slot: &str) -> Result<(), Error> {
+        let slot = escape_identifier(slot);
+        self.query(&format!("ALTER_REPLICATION_SLOT {slot} ( FAILOVER true )")).await.map(drop)
     }
 
     /// Runs a replication command and gives its rows, as texts.

@@ -1,0 +1,315 @@
+//! The slot's health: it moves on, outlives stalls, is waited for, and whatever may have lost WAL is a recorded gap.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::json;
+use support::cluster::TestDatabase;
+use support::scene::{DEADLINE, Scene};
+use support::wait::eventually;
+use support::walhook::Start;
+use walhook::model::Lsn;
+use walhook::postgres::cluster::{Cluster, Mode, Options};
+use walhook::postgres::replication::{Connection, Start as StreamStart};
+
+const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
+
+async fn cluster(settings: &[(&str, &str)]) -> Cluster {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Cluster::start(Options { settings, ..Options::default() }).await.expect("a cluster")
+}
+
+/// A scene in a cluster of its own with a trigger, whose first event has arrived.
+async fn scene(cluster: &Cluster, settings: &[&str]) -> Scene {
+    let database = TestDatabase::create_in(cluster).await;
+    let scene = Scene::in_database(database, ITEMS, |start| start.with(settings)).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) values ('seen')").await;
+    scene.arrivals("/t", 1).await;
+    scene
+}
+
+async fn wait_for(scene: &Scene, what: &str, query: &str) {
+    let check = || async { if scene.value::<bool>(query, &[]).await { Ok(()) } else { Err(scene.walhook.log()) } };
+    eventually(what, DEADLINE, check).await;
+}
+
+/// walhook does not start, says why and what to do, and the gap is recorded, once; once it is accepted it goes on.
+async fn check_gap(scene: Scene, reason: &str) {
+    let Scene { mut walhook, receiver, sql, database } = scene;
+    walhook.terminate(DEADLINE).await;
+    let start = || Start::serve(&database);
+    for _ in 0..2 {
+        let mut refused = start().spawn();
+        assert_eq!(refused.wait(DEADLINE).await.code(), Some(3), "{}", refused.log());
+        for sentence in [reason, "walhook.gap", "--accept-gap"] {
+            assert!(refused.log().contains(sentence), "{sentence:?} is not in:\n{}", refused.log());
+        }
+    }
+    let gap = "select count(*) from walhook.gap where accepted_at is null and position($1 in reason) > 0";
+    let open: i64 = sql.query_one(gap, &[&reason]).await.expect("the gaps").get(0);
+    assert_eq!(open, 1);
+    let shown = "select position($1 in open_gap) > 0 from walhook.source_status";
+    assert!(sql.query_one(shown, &[&reason]).await.expect("the status").get::<_, bool>(0));
+    let walhook = start().with(&["--accept-gap"]).ready().await;
+    let scene = Scene { walhook, receiver, sql, database };
+    scene.execute("insert into items (name) values ('later')").await;
+    scene.arrivals("/t", 2).await;
+    assert_eq!(scene.count("select count(*) from walhook.gap where accepted_at is null").await, 0);
+    // Once accepted, it stays accepted.
+    let Scene { walhook, receiver, sql, database } = scene;
+    walhook.kill9().await;
+    let walhook = Start::serve(&database).ready().await;
+    let scene = Scene { walhook, receiver, sql, database };
+    scene.execute("insert into items (name) values ('last')").await;
+    scene.arrivals("/t", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wal_that_the_server_threw_away_is_a_gap() {
+    let cluster =
+        cluster(&[("max_slot_wal_keep_size", "16MB"), ("min_wal_size", "32MB"), ("wal_keep_size", "0")]).await;
+    let mut scene = scene(&cluster, &[]).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success());
+    for _ in 0..4 {
+        scene.execute("insert into items (name) values ('lost')").await;
+        scene.execute("select pg_switch_wal()").await;
+    }
+    scene.execute("checkpoint").await;
+    wait_for(&scene, "the slot to be lost", "select wal_status = 'lost' from pg_replication_slots").await;
+    check_gap(scene, "lost the WAL it needs").await;
+}
+
+/// A checkpoint ends the reader of a slot that keeps too much, and the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_invalidated_under_a_stalled_stream_is_a_gap() {
+    let cluster =
+        cluster(&[("max_slot_wal_keep_size", "16MB"), ("min_wal_size", "32MB"), ("wal_keep_size", "0")]).await;
+    let scene = scene(&cluster, &[]).await;
+    let stall = scene.database.connect().await;
+    stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
+    scene.execute("insert into items (name) select repeat('x', 1900) from generate_series(1, 30000)").await;
+    let invalidated = || async {
+        scene.execute("select pg_switch_wal(); checkpoint").await;
+        let lost = "select wal_status = 'lost' from pg_replication_slots";
+        if scene.value::<bool>(lost, &[]).await { Ok(()) } else { Err(scene.walhook.log()) }
+    };
+    eventually("the slot to be invalidated", DEADLINE, invalidated).await;
+    let Scene { mut walhook, receiver, sql, database } = scene;
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    assert!(walhook.log().contains("max_slot_wal_keep_size was too small"), "{}", walhook.log());
+    stall.batch_execute("rollback").await.expect("an end");
+    check_gap(Scene { walhook, receiver, sql, database }, "lost the WAL it needs").await;
+}
+
+/// Postgres 18 can invalidate slots that nobody reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_was_left_alone_for_too_long_is_a_gap() {
+    let cluster = cluster(&[]).await;
+    if cluster.major_version() < 18 {
+        return;
+    }
+    let mut scene = scene(&cluster, &[]).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success());
+    scene.execute("alter system set idle_replication_slot_timeout = '1s'").await;
+    scene.execute("select pg_reload_conf()").await;
+    let invalidated = || async {
+        scene.execute("checkpoint").await;
+        let lost = "select coalesce(invalidation_reason = 'idle_timeout', false) from pg_replication_slots";
+        if scene.value::<bool>(lost, &[]).await { Ok(()) } else { Err("not yet".to_owned()) }
+    };
+    eventually("the slot to be invalidated", DEADLINE, invalidated).await;
+    check_gap(scene, "idle_replication_slot_timeout").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_system_another_timeline_and_another_slot_are_gaps() {
+    let cluster = cluster(&[]).await;
+    let changed = "update walhook.source set system_identifier = '1'";
+    let other = scene(&cluster, &[]).await;
+    other.execute(changed).await;
+    check_gap(other, "this is another database cluster").await;
+    let later = scene(&cluster, &[]).await;
+    later.execute("update walhook.slot_status set timeline = 7").await;
+    check_gap(later, "writes timeline 1 and timeline 7 was captured so far").await;
+    let renamed = scene(&cluster, &[]).await;
+    renamed.execute("update walhook.source set slot = 'another'").await;
+    check_gap(renamed, "is not the one that was read so far, which is --slot another").await;
+}
+
+/// A server that is made a standby of nobody and promoted writes another timeline, as a promoted standby does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_is_a_gap() {
+    let mut cluster = cluster(&[]).await;
+    let scene = scene(&cluster, &[]).await;
+    cluster.stop(Mode::Fast).await.expect("it stops");
+    std::fs::write(cluster.data_directory().join("standby.signal"), "").expect("a signal");
+    cluster.resume().await.expect("it starts as a standby");
+    let Scene { mut walhook, receiver, database, .. } = scene;
+    let sql = database.connect().await;
+    sql.execute("select pg_promote()", &[]).await.expect("a promotion");
+    // It may have met the standby first, which it refuses as well; then it is another start that finds the gap.
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    sql.batch_execute("set search_path = public").await.expect("a path");
+    check_gap(Scene { walhook, receiver, sql, database }, "writes timeline 2 and timeline 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stream_outlives_a_stalled_queue_that_outlasts_the_servers_timeout() {
+    let cluster = cluster(&[("wal_sender_timeout", "2s")]).await;
+    let scene = scene(&cluster, &[]).await;
+    let sender = "select active_pid from pg_replication_slots where active_pid is not null";
+    let before: i32 = scene.value(sender, &[]).await;
+    let stall = scene.database.connect().await;
+    stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
+    // More than the buffers hold.
+    scene.execute("insert into items (name) select repeat('x', 1000) from generate_series(1, 30000)").await;
+    let held = "select coalesce(bool_or(wait_event_type = 'Lock' and now() - state_change > '10 s'), false)
+                from pg_stat_activity where application_name = 'walhook capture'";
+    wait_for(&scene, "ten seconds of a stalled append", held).await;
+    assert_eq!(scene.value::<i32>(sender, &[]).await, before, "{}", scene.walhook.log());
+    stall.batch_execute("rollback").await.expect("an end");
+    scene.wait_for_count("select count(*) from walhook.event", 30_001).await;
+    assert_eq!(scene.value::<i32>(sender, &[]).await, before, "{}", scene.walhook.log());
+    assert!(!scene.walhook.log().contains("capture interrupted"), "{}", scene.walhook.log());
+}
+
+/// Whether the slot passed what another database of the cluster wrote.
+async fn check_idle(settings: &[&str]) {
+    let cluster = cluster(&[]).await;
+    let busy = TestDatabase::create_in(&cluster).await;
+    let scene = scene(&cluster, settings).await;
+    busy.execute("create table public.noise as select repeat('x', 100) from pg_catalog.generate_series(1, 50000)")
+        .await;
+    let end: String = scene.value("select pg_current_wal_lsn()::text", &[]).await;
+    let passed = format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots");
+    wait_for(&scene, "the idle slot to move on", &passed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_slot_of_an_idle_database_moves_on_with_the_servers_own_positions() {
+    check_idle(&["--heartbeat", "off"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_are_committed_transactions_and_can_be_turned_off() {
+    check_idle(&["--heartbeat", "1s"]).await;
+    let cluster = cluster(&[]).await;
+    for (setting, beats) in [("100ms", true), ("off", false)] {
+        let scene = scene(&cluster, &["--heartbeat", setting]).await;
+        let peek = "select count(*) from pg_logical_slot_peek_changes('watcher', null, null) \
+                    where data like 'message: transactional: 1 prefix: walhook heartbeat%'";
+        scene.execute("select pg_create_logical_replication_slot('watcher', 'test_decoding')").await;
+        // The second event has come through the WAL a while after the slot was made.
+        scene.execute("select pg_sleep(1); insert into items (name) values ('marker')").await;
+        scene.arrivals("/t", 2).await;
+        assert_eq!(scene.count(peek).await > 0, beats, "--heartbeat {setting}");
+        assert_eq!(scene.count("select count(*) from walhook.event").await, 2, "a heartbeat is no event");
+        scene.execute("select pg_drop_replication_slot('watcher')").await;
+    }
+}
+
+/// A role that may not write messages captures all the same, and its log says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_to_heartbeats_capture_goes_on_with_a_warning() {
+    let cluster = cluster(&[]).await;
+    let database = TestDatabase::create_in(&cluster).await;
+    let name = database.name();
+    let limited = format!(
+        "create role limited login password 'secret' replication; grant create on database {name} to limited;
+         alter database {name} owner to limited; grant all on schema public to limited;
+         do $$ begin execute (
+             select string_agg(format('revoke execute on function %s from public', oid::regprocedure), ';')
+             from pg_proc where proname = 'pg_logical_emit_message'
+         ); end $$"
+    );
+    database.execute(&limited).await;
+    let settings = database.settings();
+    let url = format!("postgresql://limited:secret@127.0.0.1:{}/{name}", settings.port());
+    let own = format!("set role limited; {ITEMS}; reset role");
+    let scene = Scene::in_database(database, &own, |_| Start::default().with(&["serve", "--database-url", &url])).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) values ('seen')").await;
+    scene.arrivals("/t", 1).await;
+    let check = || async {
+        let log = scene.walhook.log();
+        if log.contains("no heartbeats") && log.contains("pg_logical_emit_message") { Ok(()) } else { Err(log) }
+    };
+    eventually("the warning", DEADLINE, check).await;
+    let looked = "select coalesce(retained_bytes >= 0, false) from walhook.source_status";
+    wait_for(&scene, "the first look", looked).await;
+    assert!(!scene.walhook.log().contains("capture interrupted"), "{}", scene.walhook.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_somebody_still_reads_is_waited_for() {
+    let Scene { mut walhook, receiver, sql, database } = Scene::start(ITEMS).await;
+    assert!(walhook.terminate(DEADLINE).await.success());
+    let (slot, publication) = (database.slot(), database.publication());
+    let connection = Connection::connect(&database.settings(), "lingering").await.expect("a connection");
+    let start = StreamStart { slot: &slot, publication: &publication, from: Lsn(0), sender_timeout: Duration::ZERO };
+    let lingering = connection.start(start).await.expect("a stream");
+    let mut walhook = Start::serve(&database).spawn();
+    let check = || async {
+        let log = walhook.log();
+        if log.contains("is active for PID") { Ok(()) } else { Err(log) }
+    };
+    eventually("the wait to be told", DEADLINE, check).await;
+    assert_eq!(walhook.get("/readyz").await.0, 503);
+    drop(lingering);
+    walhook.wait_until_ready().await;
+    assert!(!walhook.log().contains("capture interrupted"), "{}", walhook.log());
+    drop((receiver, sql));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_keeps_too_much_wal_is_warned_of_until_the_cure() {
+    let cluster = cluster(&[("max_slot_wal_keep_size", "64MB"), ("checkpoint_timeout", "1h")]).await;
+    let scene = scene(&cluster, &[]).await;
+    wait_for(
+        &scene,
+        "the first look",
+        "select coalesce(warning is null and retained_bytes >= 0, false) from walhook.source_status",
+    )
+    .await;
+    let stall = scene.database.connect().await;
+    stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
+    // Below what is compressed.
+    scene.execute("insert into items (name) select repeat('x', 1900) from generate_series(1, 29000)").await;
+    wait_for(
+        &scene,
+        "a warning",
+        "select coalesce(warning like '%ALTER SYSTEM SET%256MB%', false) from walhook.source_status",
+    )
+    .await;
+    assert!(scene.walhook.log().contains("max_slot_wal_keep_size is 64 MiB"), "{}", scene.walhook.log());
+    // The cure that it names.
+    scene.execute("alter system set max_slot_wal_keep_size = '256MB'").await;
+    scene.execute("select pg_reload_conf()").await;
+    wait_for(&scene, "the end of the warning", "select warning is null from walhook.source_status").await;
+    assert!(scene.walhook.log().contains("keeps little WAL again"), "{}", scene.walhook.log());
+    stall.batch_execute("rollback").await.expect("an end");
+    scene.wait_for_count("select count(*) from walhook.event", 29_001).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_follows_to_standbys_where_the_server_can_do_that() {
+    let cluster = cluster(&[]).await;
+    let database = TestDatabase::create_in(&cluster).await;
+    let start = Start::serve(&database).with(&["--slot-failover"]);
+    if cluster.major_version() < 17 {
+        let mut refused = start.spawn();
+        assert_eq!(refused.wait(DEADLINE).await.code(), Some(3), "{}", refused.log());
+        assert!(refused.log().contains("--slot-failover"), "{}", refused.log());
+        return;
+    }
+    let failover = "select failover from pg_replication_slots where slot_name = $1";
+    let sql = database.connect().await;
+    // Also a slot that was made without.
+    Start::serve(&database).ready().await.kill9().await;
+    assert!(!sql.query_one(failover, &[&database.slot()]).await.expect("a slot").get::<_, bool>(0));
+    let walhook = start.ready().await;
+    assert!(sql.query_one(failover, &[&database.slot()]).await.expect("a slot").get::<_, bool>(0));
+    drop((walhook, sql, database));
+}
