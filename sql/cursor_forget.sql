@@ -1,3 +1,3 @@
--- Purpose: drop the cursors of a trigger that ends.
--- Caller: triggers::Catalogue::delete. Locks: the rows. Index: cursor_pkey.
-delete from walhook.cursor where trigger_id = $1
+-- Purpose: drop the cursors of triggers that ended.
+-- Caller: queue::catalogue::adopt. Locks: the rows. Index: cursor_pkey.
+delete from walhook.cursor where trigger_id = any($1)

@@ -1,3 +1,3 @@
 -- Purpose: how far each lane of each trigger was worked off.
 -- Caller: queue::cursor::read. Locks: none. Index: none (read once, at take-over).
-select trigger_id, lane, seq from walhook.cursor where source_id = $1
+select trigger_id, lane, seq from walhook.cursor

@@ -1,3 +1,3 @@
--- Purpose: drop what waits for a trigger that ends.
--- Caller: triggers::Catalogue::delete. Locks: the rows. Index: deferred_due.
-delete from walhook.deferred where trigger_id = $1
+-- Purpose: drop what waits for triggers that ended.
+-- Caller: queue::catalogue::adopt. Locks: the rows. Index: deferred_due.
+delete from walhook.deferred where trigger_id = any($1)

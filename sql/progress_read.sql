@@ -9,10 +9,12 @@ select greatest(
                 where e.trigger_id = t.id and e.source_id = $1 and e.seq = (
                     select max(seq) from walhook.event m where m.trigger_id = t.id and m.source_id = $1
                 )
-            ) last)
+            ) last
+            where t.source_id = $1)
        ) as lsn,
        coalesce((select max(last.seq)
                  from walhook.trigger t
                  cross join lateral (
                      select max(seq) as seq from walhook.event m where m.trigger_id = t.id and m.source_id = $1
-                 ) last), 0) as seq
+                 ) last
+                 where t.source_id = $1), 0) as seq

@@ -15,8 +15,8 @@ type Headers<'a> = &'a [(&'a str, &'a str)];
 fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
     let settings: crate::postgres::Settings = "postgres://nobody@127.0.0.1:1/none".parse().expect("settings");
     let pool = crate::postgres::pool(&settings, "test", 1);
-    let source = SourceInfo { id: 1, name: "default".into(), publication: "p".into() };
-    let catalogue = Catalogue::new(pool, source, ReplicaIdentityPolicy::Full, None);
+    let source = SourceInfo { name: "default".into(), publication: "p".into() };
+    let catalogue = Catalogue::new(pool.clone(), pool, source, ReplicaIdentityPolicy::Full, None);
     let (sender, readiness) = watch::channel(Readiness::default());
     (ApiState::new(catalogue, secret.map(Into::into), readiness), sender)
 }

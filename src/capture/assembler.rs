@@ -21,6 +21,8 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Assembler {
     matcher: Matcher,
     refused: message::Refused,
+    /// The source's id in its own catalogue, which other sources of the same database share.
+    catalogue_id: i16,
     /// Transactions that committed before this are in the log already.
     resume: Lsn,
     /// The description of walhook's own `trigger_version`, whose rows are not events but definitions.
@@ -58,10 +60,11 @@ struct OpenTransaction {
 }
 
 impl Assembler {
-    pub(super) fn new(matcher: Matcher, resume: Lsn) -> Self {
+    pub(super) fn new(matcher: Matcher, catalogue_id: i16, resume: Lsn) -> Self {
         Assembler {
             matcher,
             refused: message::Refused::default(),
+            catalogue_id,
             resume,
             definitions: None,
             open: None,
@@ -218,9 +221,20 @@ impl Assembler {
         let corrupt = || Error::Unusable("a row of walhook.trigger_version in the WAL cannot be read".into());
         let trigger_id: Uuid = text("trigger_id").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
         let version: i32 = text("version").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
-        let watch: Option<Watch> = text("watch").map(serde_json::from_str).transpose().map_err(|_| corrupt())?;
-        self.activations.push_back(Activation { trigger_id, version, commit_lsn: open.moment.position.commit_lsn });
-        self.matcher.activate(trigger_id, version, watch);
+        let source_id: i16 = text("source_id").and_then(|text| text.parse().ok()).ok_or_else(corrupt)?;
+        if source_id != self.catalogue_id {
+            return Ok(());
+        }
+        let (watch, definition) = (text("watch"), text("definition"));
+        let parsed: Option<Watch> = watch.map(serde_json::from_str).transpose().map_err(|_| corrupt())?;
+        self.activations.push_back(Activation {
+            trigger_id,
+            version,
+            commit_lsn: open.moment.position.commit_lsn,
+            watch: watch.map(ToOwned::to_owned),
+            definition: definition.map(ToOwned::to_owned),
+        });
+        self.matcher.activate(trigger_id, version, parsed);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::types::PgLsn;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::session::{TICK_TIMEOUT, ended, within};
 use super::{Error, Options};
@@ -62,7 +62,9 @@ impl<'a> Keeper<'a> {
                     let Some(status) = within(TICK_TIMEOUT, self.look()).await? else { continue };
                     // A stream that waits for a stalled append would hear of it late.
                     let lost = status.wal_status.as_deref() == Some(LOST);
-                    within(TICK_TIMEOUT, self.note(status)).await?;
+                    if let Err(error) = within(TICK_TIMEOUT, self.note(status)).await {
+                        debug!(source = self.options.source, "walhook.source_status is not up to date: {error}");
+                    }
                     if lost {
                         return Err(ended("the server invalidated the slot"));
                     }
@@ -81,7 +83,9 @@ impl<'a> Keeper<'a> {
                 || written_at.elapsed() >= WRITE_EVERY
         });
         if is_news {
-            queue::write_slot_status(&*self.session, self.source_id, &status).await?;
+            // Too seldom for a session that is kept.
+            let queue = postgres::connect(&self.options.queue, "walhook status").await?;
+            queue::write_slot_status(&*queue, self.source_id, &status).await?;
             self.written = Some((status, Instant::now()));
         }
         Ok(())

@@ -25,8 +25,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::slot::Sessions;
 use crate::pgoutput::DecodeError;
-use crate::postgres::{self, Class, Settings};
+use crate::postgres::{self, Class, NotReady, Settings};
 use crate::queue::{self, FeedSender};
 
 /// What capture is to read.
@@ -34,6 +35,8 @@ use crate::queue::{self, FeedSender};
 pub struct Options {
     /// The source database.
     pub database: Settings,
+    /// The queue's database, which may be the same.
+    pub queue: Settings,
     /// The source's name.
     pub source: String,
     /// The slot's name: lower-case letters, digits and underscores.
@@ -54,11 +57,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database is not ready for walhook.
-    #[error("the database is not ready for walhook:\n{}", problems.join("\n"))]
-    NotReady {
-        /// What is missing, each with the statement that mends it.
-        problems: Vec<String>,
-    },
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
     /// WAL that was never read is gone.
     #[error(
         "{reason}. Changes after {from} may be lost; the gap is recorded in walhook.gap. \
@@ -105,7 +105,7 @@ impl Error {
     /// Whether trying again can help.
     pub fn class(&self) -> Class {
         match self {
-            Error::NotReady { .. } | Error::Gap { .. } | Error::Unusable(_) => Class::Operator,
+            Error::NotReady(_) | Error::Gap { .. } | Error::Unusable(_) => Class::Operator,
             Error::Stream { class, .. } => *class,
             // The bytes may have been damaged on the way; a reconnect reads them anew.
             Error::Decode(_) => Class::Retry,
@@ -129,13 +129,13 @@ pub enum State {
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Checks the database and makes what is missing: publication, slot and source. Returns the source's id.
+/// Checks the database and makes what is missing: publication, slot and source.
 ///
 /// # Errors
 /// [`Error::NotReady`] lists everything missing at once; [`Error::Gap`] when WAL was lost and not accepted.
-pub async fn prepare(options: &Options) -> Result<i16, Error> {
-    let mut session = postgres::connect(&options.database, "walhook setup").await?;
-    slot::prepare(&mut session, options, options.accept_gap).await.map(|prepared| prepared.source_id)
+pub async fn prepare(options: &Options) -> Result<(), Error> {
+    let sessions = Sessions::open(options, "walhook setup").await?;
+    slot::prepare(&sessions, options, options.accept_gap).await.map(drop)
 }
 
 /// Checks what walhook needs of the database before anything is made in it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{GenericClient, Row};
 
 use super::{Error, Options};
-use crate::postgres;
+use crate::postgres::{self, NotReady};
 
 /// What was learnt of the server on the way.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
     let (database, role): (String, String) = (row.get("database"), row.get("role"));
     let (database, role) = (quote(&database), quote(&role));
     let mut problems = Vec::new();
-    let mut problem = |text: String| problems.push(format!("  - {text}"));
+    let mut problem = |text: String| problems.push(text);
 
     if !is_slot_name(slot) {
         problem(format!("slot name {slot:?}: use at most 63 lower-case letters, digits and underscores"));
@@ -87,7 +87,7 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
         ));
     }
     if !problems.is_empty() {
-        return Err(Error::NotReady { problems });
+        return Err(NotReady { database: format!("{:?}", options.database), problems }.into());
     }
     let sender_timeout: i64 = row.get("sender_timeout_millis");
     Ok(Facts {

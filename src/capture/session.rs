@@ -13,8 +13,9 @@ use tracing::info;
 use super::assembler::Assembler;
 use super::health::Keeper;
 use super::pace::Pace;
+use super::slot::{self, Sessions};
 use super::types::TypeCatalogue;
-use super::{Error, Facts, Options, State, slot};
+use super::{Error, Facts, Options, State};
 use crate::matching::Matcher;
 use crate::model::Lsn;
 use crate::pgoutput::Types;
@@ -50,9 +51,9 @@ pub(super) async fn run(
     state: &watch::Sender<State>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut control = postgres::connect(&options.database, "walhook capture control").await?;
-    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&mut control, options, false)).await?;
-    let session = postgres::connect(&options.database, "walhook capture").await?;
+    let sessions = Sessions::open(options, "walhook capture").await?;
+    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&sessions, options, false)).await?;
+    let Sessions { source: control, queue: session } = sessions;
     if !own_source(&session, prepared.source_id, state, stop).await? {
         return Ok(());
     }
@@ -61,12 +62,12 @@ pub(super) async fn run(
     let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
     let types = Types::new(options.stringify_numeric_types);
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches, types);
-    feed.tell_head(progress.last_seq);
     let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
     let Some(stream) = open_stream(options, &prepared.facts, progress.lsn, stop).await? else { return Ok(()) };
+    feed.tell_head(prepared.source_id, progress.last_seq);
     state.send_replace(State::Streaming);
     info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);
-    let assembler = Assembler::new(matcher, progress.lsn);
+    let assembler = Assembler::new(matcher, prepared.catalogue_id, progress.lsn);
     let mut running = Running {
         feed,
         stream,
@@ -85,6 +86,7 @@ pub(super) async fn run(
         result = running.run_until(stop) => result,
         error = keeper.keep() => Err(error),
     };
+    feed.fall_silent(prepared.source_id);
     running.stream.close().await;
     result
 }
@@ -294,7 +296,7 @@ impl Running<'_> {
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
         self.stream.acknowledge(self.durable);
-        self.uncommitted.hand_over(self.feed);
+        self.uncommitted.hand_over(self.source_id, self.feed);
     }
 
     /// Progress without events.
@@ -350,10 +352,14 @@ pub(super) async fn within<T, E: Into<Error>>(
     }
 }
 
-/// The end of the append at work; never, when there is none.
+/// The end of the append at work, or of the session that would do the next one.
 async fn wait_for(log: &mut Log) -> Result<Ended, Error> {
     match log {
         Log::Appending(appending) => appending.await.map_err(|error| ended(format!("the append failed: {error}")))?,
-        Log::Idle(_) | Log::Moving => std::future::pending().await,
+        Log::Idle(writer) => {
+            writer.closed().await;
+            Err(ended("the session that writes the queue was closed"))
+        }
+        Log::Moving => std::future::pending().await,
     }
 }

@@ -5,14 +5,32 @@ use tracing::{info, warn};
 
 use super::{Error, Options, preflight};
 use crate::model::Lsn;
-use crate::postgres::{Session, lock_setup, unlock_setup};
-use crate::queue::{self, Source};
+use crate::postgres::{self, Session, lock_setup, unlock_setup};
+use crate::queue::{self, Registration, Source};
 
 /// A source that can be streamed.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
+    /// The source's id in its own catalogue.
+    pub(super) catalogue_id: i16,
+    /// The source's id in the queue.
     pub(super) source_id: i16,
     pub(super) facts: preflight::Facts,
+}
+
+/// One with a source's database, one with its queue's, which may be the same.
+pub(super) struct Sessions {
+    pub(super) source: Session,
+    pub(super) queue: Session,
+}
+
+impl Sessions {
+    /// Opens both.
+    pub(super) async fn open(options: &Options, application_name: &str) -> Result<Self, Error> {
+        let source = postgres::connect(&options.database, &format!("{application_name} control")).await?;
+        let queue = postgres::connect(&options.queue, application_name).await?;
+        Ok(Sessions { source, queue })
+    }
 }
 
 /// A slot as the server shows it.
@@ -26,40 +44,61 @@ struct Slot {
 }
 
 /// Makes what is missing and finds out whether anything was lost. One node at a time does this.
-pub(super) async fn prepare(session: &mut Session, options: &Options, accept_gap: bool) -> Result<Prepared, Error> {
-    let facts = preflight::check(&**session, options).await?;
-    lock_setup(session).await?;
-    let result = prepare_locked(session, options, accept_gap, &facts).await;
-    unlock_setup(session).await?;
-    let source_id = result?;
-    queue::write_timeline(&**session, source_id, facts.timeline).await?;
-    Ok(Prepared { source_id, facts })
+pub(super) async fn prepare(sessions: &Sessions, options: &Options, accept_gap: bool) -> Result<Prepared, Error> {
+    let facts = preflight::check(&*sessions.source, options).await?;
+    lock_setup(&sessions.source).await?;
+    let result = prepare_locked(sessions, options, accept_gap, &facts).await;
+    // After a failure the session may be in a transaction that can only end; then the lock goes with the session.
+    let unlocked = unlock_setup(&sessions.source).await;
+    let (catalogue_id, source_id) = result?;
+    unlocked?;
+    queue::write_timeline(&*sessions.queue, source_id, facts.timeline).await?;
+    Ok(Prepared { catalogue_id, source_id, facts })
 }
 
 async fn prepare_locked(
-    session: &Session,
+    sessions: &Sessions,
     options: &Options,
     accept_gap: bool,
     facts: &preflight::Facts,
-) -> Result<i16, Error> {
+) -> Result<(i16, i16), Error> {
+    let Sessions { source: session, queue } = sessions;
+    let catalogue_id = queue::enrol_source(&**session, registration(options, facts)).await?;
     ensure_publication(session, &options.publication).await?;
+    // The slot before progress: what is durable in the queue only grows.
     let slot = find_slot(session, &options.slot).await?;
-    let Some(source) = queue::find_source(&**session, &options.source).await? else {
-        return start_anew(session, options, slot, facts).await;
+    let start = Start { sessions, options, facts, catalogue_id };
+    let Some(source) = queue::find_source(&**queue, &options.source).await? else {
+        return Ok((catalogue_id, start.anew(slot).await?));
     };
-    let progress = queue::read_progress(&**session, source.id).await?;
-    let timeline = queue::read_timeline(&**session, source.id).await?;
+    let progress = queue::read_progress(&**queue, source.id).await?;
+    let timeline = queue::read_timeline(&**queue, source.id).await?;
     if let Some(loss) = find_loss(&source, timeline, slot.as_ref(), options, facts, progress.lsn) {
         let to = slot.as_ref().and_then(|slot| slot.confirmed);
-        queue::record_gap(&**session, source.id, progress.lsn, to, &loss).await?;
+        queue::record_gap(&**queue, source.id, progress.lsn, to, &loss).await?;
     }
-    match queue::open_gap(&**session, source.id).await? {
-        None => Ok(source.id),
-        Some(reason) if !accept_gap => Err(Error::Gap { reason, from: progress.lsn.to_string() }),
+    match queue::open_gap(&**queue, source.id).await? {
+        None => {
+            slot.as_ref().map(|slot| check_usable(slot, &options.slot)).transpose()?;
+            // Whatever the API could not tell the queue while it was away.
+            let versions = queue::read_catalogue(&**session, catalogue_id, None).await?;
+            queue::adopt(&**queue, source.id, &versions).await?;
+        }
+        Some(reason) if !accept_gap => return Err(Error::Gap { reason, from: progress.lsn.to_string() }),
         Some(reason) => {
             warn!(source = options.source, "accepting the gap after {}: {reason}", progress.lsn);
-            go_on_after_gap(session, options, &source, slot, facts).await
+            start.after_gap(&source, slot).await?;
         }
+    }
+    Ok((catalogue_id, source.id))
+}
+
+fn registration<'a>(options: &'a Options, facts: &'a preflight::Facts) -> Registration<'a> {
+    Registration {
+        name: &options.source,
+        slot: &options.slot,
+        publication: &options.publication,
+        system_identifier: &facts.system_identifier,
     }
 }
 
@@ -109,54 +148,72 @@ fn find_loss(
     }
 }
 
-/// The first run on a source. A slot that is there already was made for walhook by the operator.
-async fn start_anew(
-    session: &Session,
-    options: &Options,
-    slot: Option<Slot>,
-    facts: &preflight::Facts,
-) -> Result<i16, Error> {
-    let start = match slot {
-        Some(slot) => check_usable(&slot, &options.slot)?,
-        None => create_slot(session, &options.slot).await?,
-    };
-    register(session, options, facts, start).await
+/// Where capture of a source begins: for the first time, or behind a gap.
+struct Start<'a> {
+    sessions: &'a Sessions,
+    options: &'a Options,
+    facts: &'a preflight::Facts,
+    catalogue_id: i16,
 }
 
-async fn go_on_after_gap(
-    session: &Session,
-    options: &Options,
-    source: &Source,
-    slot: Option<Slot>,
-    facts: &preflight::Facts,
-) -> Result<i16, Error> {
-    let start = match slot {
-        Some(slot) if slot.lost => {
-            session.execute(include_str!("../../sql/slot_drop.sql"), &[&options.slot]).await?;
-            create_slot(session, &options.slot).await?
-        }
-        Some(slot) => check_usable(&slot, &options.slot)?,
-        None => create_slot(session, &options.slot).await?,
-    };
-    let id = register(session, options, facts, start).await?;
-    queue::accept_gaps(&**session, source.id, start).await?;
-    if source.slot != options.slot && find_slot(session, &source.slot).await?.is_some() {
-        let old = postgres_protocol::escape::escape_literal(&source.slot);
-        warn!(
-            source = options.source,
-            "slot {} is not read any more and keeps WAL: run  SELECT pg_drop_replication_slot({old});", source.slot
-        );
+impl Start<'_> {
+    /// The first run on a source. A slot that is there already was made for walhook by the operator, or served another
+    /// queue before.
+    async fn anew(&self, slot: Option<Slot>) -> Result<i16, Error> {
+        let start = match slot {
+            Some(slot) => check_usable(&slot, &self.options.slot)?,
+            None => self.create_slot().await?,
+        };
+        self.register(start, false).await
     }
-    Ok(id)
-}
 
-async fn register(session: &Session, options: &Options, facts: &preflight::Facts, start: Lsn) -> Result<i16, Error> {
-    let Options { source, slot, publication, .. } = options;
-    let id = queue::register_source(&**session, source, slot, publication, &facts.system_identifier, start).await?;
-    // The slot may start behind definitions that nobody saw in the WAL.
-    queue::activate_all(&**session, id, start).await?;
-    info!(source, slot, publication, "capture of this source starts at {start}");
-    Ok(id)
+    async fn after_gap(&self, source: &Source, slot: Option<Slot>) -> Result<i16, Error> {
+        let session = &self.sessions.source;
+        let start = match slot {
+            Some(slot) if slot.lost => {
+                session.execute(include_str!("../../sql/slot_drop.sql"), &[&self.options.slot]).await?;
+                self.create_slot().await?
+            }
+            Some(slot) => check_usable(&slot, &self.options.slot)?,
+            None => self.create_slot().await?,
+        };
+        let id = self.register(start, true).await?;
+        debug_assert_eq!(source.id, id);
+        if source.slot != self.options.slot && find_slot(session, &source.slot).await?.is_some() {
+            let old = postgres_protocol::escape::escape_literal(&source.slot);
+            warn!(
+                source = self.options.source,
+                "slot {} is not read any more and keeps WAL: run  SELECT pg_drop_replication_slot({old});", source.slot
+            );
+        }
+        Ok(id)
+    }
+
+    async fn create_slot(&self) -> Result<Lsn, Error> {
+        let name = &self.options.slot;
+        info!(slot = name, "making the replication slot; this waits for the transactions that run now");
+        let row = self.sessions.source.query_one(include_str!("../../sql/slot_create.sql"), &[name]).await?;
+        Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+    }
+
+    /// In one transaction of the queue: where it starts, every definition made so far, and that the gap is accepted.
+    async fn register(&self, start: Lsn, accept_gaps: bool) -> Result<i16, Error> {
+        // The slot may start behind definitions that it does not show.
+        let versions = queue::versions_so_far(&*self.sessions.source, self.catalogue_id, start).await?;
+        let catalogue = queue::read_catalogue(&*self.sessions.source, self.catalogue_id, None).await?;
+        let queue = &self.sessions.queue;
+        queue.batch_execute("begin").await?;
+        let id = queue::register_source(&**queue, registration(self.options, self.facts), start).await?;
+        queue::adopt(&**queue, id, &catalogue).await?;
+        queue::activate(&**queue, id, &versions).await?;
+        if accept_gaps {
+            queue::accept_gaps(&**queue, id, start).await?;
+        }
+        queue.batch_execute("commit").await?;
+        let Options { source, slot, publication, .. } = self.options;
+        info!(source, slot, publication, "capture of this source starts at {start}");
+        Ok(id)
+    }
 }
 
 async fn find_slot(session: &Session, name: &str) -> Result<Option<Slot>, Error> {
@@ -185,12 +242,6 @@ fn check_usable(slot: &Slot, name: &str) -> Result<Lsn, Error> {
     slot.confirmed.ok_or_else(|| {
         Error::Unusable(format!("slot {name} is still being made by somebody else: wait, or choose another name"))
     })
-}
-
-async fn create_slot(session: &Session, name: &str) -> Result<Lsn, Error> {
-    info!(slot = name, "making the replication slot; this waits for the transactions that run now");
-    let row = session.query_one(include_str!("../../sql/slot_create.sql"), &[&name]).await?;
-    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }
 
 /// The publication holds walhook's own `trigger_version` from the start: the catalogue's changes come through the WAL
@@ -238,7 +289,7 @@ async fn ensure_publication(session: &Session, name: &str) -> Result<(), Error> 
             Error::Unusable(format!(
                 "publication {name} lacks walhook's catalogue and this role cannot add it ({}): run  \
                  ALTER PUBLICATION {quoted} ADD TABLE walhook.trigger_version;",
-                crate::postgres::Error::from(error)
+                postgres::Error::from(error)
             ))
         })?;
     }

@@ -25,12 +25,13 @@ pub(super) enum Fetched {
     Catalogue(Vec<Loaded>),
     /// They could not be read.
     CatalogueFailed,
-    /// The log's last seq.
-    Head(Option<i64>),
+    /// Each source's last seq in the log.
+    Heads(Vec<(i16, i64)>),
 }
 
 /// A trigger with its place in the log.
 pub(super) struct Loaded {
+    pub(super) source_id: i16,
     pub(super) trigger: Trigger,
     /// Cursors and what was attempted after them; `None` for a trigger that is known already.
     pub(super) place: Option<([i64; LANES as usize], HashSet<i64>)>,
@@ -108,8 +109,8 @@ pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId
 }
 
 /// Loads the triggers; those not in `known` with their cursors.
-pub(super) async fn catalogue(pool: Pool, source_id: i16, known: HashSet<Uuid>) -> Fetched {
-    match with_session(&pool, async |client: &Client| load(client, source_id, &known).await).await {
+pub(super) async fn catalogue(pool: Pool, known: HashSet<Uuid>) -> Fetched {
+    match with_session(&pool, async |client: &Client| load(client, &known).await).await {
         Ok(loaded) => Fetched::Catalogue(loaded),
         Err(error) => {
             failed("the triggers", &error).await;
@@ -118,31 +119,31 @@ pub(super) async fn catalogue(pool: Pool, source_id: i16, known: HashSet<Uuid>) 
     }
 }
 
-async fn load(client: &Client, source_id: i16, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, queue::Error> {
+async fn load(client: &Client, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, queue::Error> {
     let triggers = queue::triggers(client).await?;
     let mut cursors = None;
     let mut loaded = Vec::with_capacity(triggers.len());
-    for (_, trigger) in triggers.into_iter().filter(|(source, _)| *source == source_id) {
+    for (source_id, trigger) in triggers {
         let mut place = None;
         if !known.contains(&trigger.id) {
             if cursors.is_none() {
-                cursors = Some(queue::read_cursors(client, source_id).await?);
+                cursors = Some(queue::read_cursors(client).await?);
             }
             let floor = cursors.as_ref().and_then(|all| all.get(&trigger.id)).copied().unwrap_or_default();
             let lowest = floor.iter().copied().min().unwrap_or(0);
             place = Some((floor, queue::attempted_after(client, trigger.id, source_id, lowest).await?));
         }
-        loaded.push(Loaded { trigger, place });
+        loaded.push(Loaded { source_id, trigger, place });
     }
     Ok(loaded)
 }
 
-pub(super) async fn head(pool: Pool, source_id: i16) -> Fetched {
-    match with_session(&pool, async |client: &Client| queue::head(client, source_id).await).await {
-        Ok(head) => Fetched::Head(Some(head)),
+pub(super) async fn heads(pool: Pool) -> Fetched {
+    match with_session(&pool, async |client: &Client| queue::heads(client).await).await {
+        Ok(heads) => Fetched::Heads(heads),
         Err(error) => {
             failed("the event log's end", &error).await;
-            Fetched::Head(None)
+            Fetched::Heads(Vec::new())
         }
     }
 }

@@ -44,8 +44,6 @@ pub struct Parts {
     pub database: Settings,
     /// Sessions for reading the log back.
     pub pool: Pool,
-    /// The source whose events are delivered.
-    pub source_id: i16,
     /// Where placeholders of URLs and headers are looked up.
     pub environment: Environment,
     /// Events handed over in memory by a capture in the same process.

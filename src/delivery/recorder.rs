@@ -47,7 +47,6 @@ enum Error {
 /// See the module's description.
 pub(super) struct Recorder {
     pub(super) database: Settings,
-    pub(super) source_id: i16,
     pub(super) node: Uuid,
     pub(super) work: mpsc::Receiver<Work>,
     pub(super) reports: mpsc::Sender<Report>,
@@ -121,7 +120,7 @@ impl Recorder {
             let writing = async {
                 match in_hand.insert(work) {
                     Work::Outcomes(batch) => writer.record(batch).await,
-                    Work::Cursors(moves) => writer.write_cursors(self.source_id, moves).await,
+                    Work::Cursors(moves) => writer.write_cursors(moves).await,
                 }
             };
             within(writing).await?;

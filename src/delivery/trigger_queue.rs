@@ -61,6 +61,8 @@ impl Tail {
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct TriggerQueue {
+    /// Whose events it takes, as `walhook.source.id` of the queue.
+    pub(super) source_id: i16,
     pub(super) endpoint: Result<Arc<Endpoint>, String>,
     ready: VecDeque<Ready>,
     ready_bytes: usize,
@@ -89,12 +91,14 @@ pub(super) struct TriggerQueue {
 impl TriggerQueue {
     /// A queue that goes on from these cursors.
     pub(super) fn new(
+        source_id: i16,
         endpoint: Result<Arc<Endpoint>, String>,
         floor: [i64; LANES as usize],
         attempted: HashSet<i64>,
     ) -> Self {
         let taken_to = floor.iter().copied().min().unwrap_or(0);
         TriggerQueue {
+            source_id,
             endpoint,
             ready: VecDeque::new(),
             ready_bytes: 0,

@@ -18,6 +18,16 @@ pub enum Class {
     Operator,
 }
 
+/// A database that walhook cannot work with until somebody acts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("database {database} is not ready for walhook:\n  - {}", problems.join("\n  - "))]
+pub struct NotReady {
+    /// Who connects, and where; never the password.
+    pub database: String,
+    /// All that is missing, each with the statement that mends it.
+    pub problems: Vec<String>,
+}
+
 /// An error on the way to or from Postgres. Addresses are hosts and ports; a password is in none of these.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say what the fields are")]

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0005_generated_columns", include_str!("../../sql/migrations/0005_generated_columns.sql")),
     ("0006_writers", include_str!("../../sql/migrations/0006_writers.sql")),
     ("0007_slot_status", include_str!("../../sql/migrations/0007_slot_status.sql")),
+    ("0008_sources", include_str!("../../sql/migrations/0008_sources.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

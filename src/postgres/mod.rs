@@ -19,7 +19,7 @@ mod tls;
 mod transport;
 
 pub use connect::{Manager, Pool, PoolError, Pooled, Session, connect, pool};
-pub use error::{Class, Error, ServerError, classify, sqlstate};
+pub use error::{Class, Error, NotReady, ServerError, classify, sqlstate};
 pub use migrate::{lock_setup, migrate, unlock_setup};
 pub use settings::Settings;
 

@@ -68,10 +68,11 @@ pub async fn attempted_after(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The log's last seq, for a delivery that is not handed events in memory.
+/// The last seq of each source's log, for a delivery that is not handed events in memory.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn head(client: &impl GenericClient, source_id: i16) -> Result<i64, Error> {
-    Ok(client.query_one(include_str!("../../sql/log_head.sql"), &[&source_id]).await?.get(0))
+pub async fn heads(client: &impl GenericClient) -> Result<Vec<(i16, i64)>, Error> {
+    let rows = client.query(include_str!("../../sql/log_head.sql"), &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -1,14 +1,31 @@
-//! Reading the catalogue of triggers. `triggers` writes it.
+//! The catalogue of triggers as the queue knows it. `triggers` writes a source's own; the queue has a copy, which
+//! follows it at the place where capture stands, and sooner where the API says so.
+
+use std::collections::HashMap;
 
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
 use super::Error;
+use super::log::Activation;
 use super::row::pg_lsn;
 use crate::matching::{Watch, Watches};
 use crate::model::{Definition, Lsn, Trigger};
 
-/// Every live trigger with the id of its source.
+/// One version of a trigger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// Counts its definitions, from 1.
+    pub version: i32,
+    /// A [`Definition`] as JSON.
+    pub definition: String,
+    /// Whether the trigger ended with it.
+    pub ended: bool,
+}
+
+/// Every live trigger of every source, with its source's id in the queue.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a definition that does not read back; otherwise what Postgres said.
@@ -37,13 +54,98 @@ pub async fn active_watches(client: &impl GenericClient, source_id: i16) -> Resu
     Ok(watches)
 }
 
-/// Puts every definition made so far into force, for a slot that starts at `start`.
+/// A source's own catalogue, ended triggers too: all of it, or what ever had this name.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn activate_all(client: &impl GenericClient, source_id: i16, start: Lsn) -> Result<(), Error> {
-    client.execute(include_str!("../../sql/watch_activate_all.sql"), &[&source_id, &pg_lsn(start)]).await?;
+pub async fn read_catalogue(
+    source: &impl GenericClient,
+    catalogue_id: i16,
+    name: Option<&str>,
+) -> Result<Vec<Version>, Error> {
+    let rows = source.query(include_str!("../../sql/trigger_versions.sql"), &[&catalogue_id, &name]).await?;
+    let read = |row: &tokio_postgres::Row| Version {
+        trigger_id: row.get(0),
+        version: row.get(1),
+        definition: row.get(2),
+        ended: row.get(3),
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// Brings the queue's copy to these versions, and drops what waits for triggers that ended. Versions that the queue
+/// knows already, or is past, change nothing.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn adopt(queue: &impl GenericClient, source_id: i16, versions: &[Version]) -> Result<(), Error> {
+    let mut last: HashMap<Uuid, &Version> = HashMap::new();
+    for version in versions {
+        let known = last.entry(version.trigger_id).or_insert(version);
+        if known.version < version.version {
+            *known = version;
+        }
+    }
+    if last.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = last.keys().copied().collect();
+    let numbers: Vec<i32> = last.values().map(|version| version.version).collect();
+    let definitions: Vec<&str> = last.values().map(|version| version.definition.as_str()).collect();
+    let ended: Vec<bool> = last.values().map(|version| version.ended).collect();
+    let sql = include_str!("../../sql/trigger_adopt.sql");
+    queue.execute(sql, &[&source_id, &ids, &numbers, &definitions, &ended]).await?;
+    let ended: Vec<Uuid> = last.values().filter(|version| version.ended).map(|version| version.trigger_id).collect();
+    if !ended.is_empty() {
+        queue.execute(include_str!("../../sql/deferred_forget.sql"), &[&ended]).await?;
+        queue.execute(include_str!("../../sql/cursor_forget.sql"), &[&ended]).await?;
+    }
     Ok(())
+}
+
+/// Puts versions into force that capture passed, in the transaction of the events around them.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn activate(queue: &impl GenericClient, source_id: i16, activations: &[Activation]) -> Result<(), Error> {
+    if activations.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = activations.iter().map(|activation| activation.trigger_id).collect();
+    let versions: Vec<i32> = activations.iter().map(|activation| activation.version).collect();
+    let lsns: Vec<_> = activations.iter().map(|activation| pg_lsn(activation.commit_lsn)).collect();
+    let watches: Vec<Option<&str>> = activations.iter().map(|activation| activation.watch.as_deref()).collect();
+    let sql = include_str!("../../sql/watch_activate.sql");
+    queue.execute(sql, &[&source_id, &ids, &versions, &lsns, &watches]).await?;
+    // A version of an older release has none: then the queue is in the source's database, where the catalogue is.
+    let with_definition = |activation: &Activation| {
+        let definition = activation.definition.clone()?;
+        let (trigger_id, version, ended) = (activation.trigger_id, activation.version, activation.watch.is_none());
+        Some(Version { trigger_id, version, definition, ended })
+    };
+    let versions: Vec<Version> = activations.iter().filter_map(with_definition).collect();
+    adopt(queue, source_id, &versions).await
+}
+
+/// Every definition that a source's catalogue had so far, as activations at `start`: a slot that starts there does not
+/// show the ones before.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn versions_so_far(
+    source: &impl GenericClient,
+    catalogue_id: i16,
+    start: Lsn,
+) -> Result<Vec<Activation>, Error> {
+    let rows = source.query(include_str!("../../sql/trigger_version_list.sql"), &[&catalogue_id]).await?;
+    let read = |row: &tokio_postgres::Row| Activation {
+        trigger_id: row.get(0),
+        version: row.get(1),
+        commit_lsn: start,
+        watch: row.get(2),
+        definition: row.get(3),
+    };
+    Ok(rows.iter().map(read).collect())
 }
 
 fn corrupt(what: &str, id: Uuid, error: &serde_json::Error) -> Error {

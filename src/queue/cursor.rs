@@ -23,12 +23,9 @@ pub struct CursorMove {
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn read_cursors(
-    client: &impl GenericClient,
-    source_id: i16,
-) -> Result<HashMap<Uuid, [i64; LANES as usize]>, Error> {
+pub async fn read_cursors(client: &impl GenericClient) -> Result<HashMap<Uuid, [i64; LANES as usize]>, Error> {
     let mut cursors: HashMap<Uuid, [i64; LANES as usize]> = HashMap::new();
-    for row in client.query(include_str!("../../sql/cursor_read.sql"), &[&source_id]).await? {
+    for row in client.query(include_str!("../../sql/cursor_read.sql"), &[]).await? {
         let lane: i16 = row.get(1);
         let lanes = cursors.entry(row.get(0)).or_default();
         if let Some(seq) = usize::try_from(lane).ok().and_then(|lane| lanes.get_mut(lane)) {
@@ -42,13 +39,13 @@ pub async fn read_cursors(
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn write_cursors(client: &impl GenericClient, source_id: i16, moves: &[CursorMove]) -> Result<(), Error> {
+pub async fn write_cursors(client: &impl GenericClient, moves: &[CursorMove]) -> Result<(), Error> {
     if moves.is_empty() {
         return Ok(());
     }
     let triggers: Vec<Uuid> = moves.iter().map(|cursor| cursor.trigger_id).collect();
     let lanes: Vec<i16> = moves.iter().map(|cursor| i16::from(cursor.lane)).collect();
     let seqs: Vec<i64> = moves.iter().map(|cursor| cursor.seq).collect();
-    client.execute(include_str!("../../sql/cursor_write.sql"), &[&triggers, &source_id, &lanes, &seqs]).await?;
+    client.execute(include_str!("../../sql/cursor_write.sql"), &[&triggers, &lanes, &seqs]).await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The hand-over is best effort and bounded by bytes: when delivery makes no room for a while, events are dropped from
 //! it and only the log's new end is told. The log has them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,29 +34,33 @@ pub struct Room(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphore
 pub enum FeedItem {
     /// New events.
     Handover(Handover),
-    /// The log ends here now; what lies between this and the last hand-over must be read from it.
-    Head(i64),
+    /// Each source's log ends here now; what lies between this and the last hand-over must be read from it.
+    Heads(Heads),
 }
 
-/// Capture's end.
+/// The last seq of each source that is captured in this process.
+pub type Heads = BTreeMap<i16, i64>;
+
+/// Capture's end, one for each source. They share the room.
+#[derive(Clone)]
 pub struct FeedSender {
     handovers: mpsc::Sender<Handover>,
-    head: watch::Sender<i64>,
+    heads: watch::Sender<Heads>,
     room: Arc<Semaphore>,
 }
 
 /// Delivery's end.
 pub struct FeedReceiver {
     handovers: mpsc::Receiver<Handover>,
-    head: watch::Receiver<i64>,
+    heads: watch::Receiver<Heads>,
 }
 
-/// Both ends of a source's feed.
+/// Both ends of the feed.
 pub fn feed() -> (FeedSender, FeedReceiver) {
     let (handovers, handovers_receiver) = mpsc::channel(MAX_HANDOVERS);
-    let (head, head_receiver) = watch::channel(0);
+    let (heads, heads_receiver) = watch::channel(Heads::new());
     let room = Arc::new(Semaphore::new(MAX_BYTES));
-    (FeedSender { handovers, head, room }, FeedReceiver { handovers: handovers_receiver, head: head_receiver })
+    (FeedSender { handovers, heads, room }, FeedReceiver { handovers: handovers_receiver, heads: heads_receiver })
 }
 
 impl FeedSender {
@@ -73,9 +78,18 @@ impl FeedSender {
         }
     }
 
-    /// Tells where the log ends. Comes after the hand-over of the same events, so that delivery sees those first.
-    pub fn tell_head(&self, last_seq: i64) {
-        self.head.send_replace(last_seq);
+    /// Tells where a source's log ends. Comes after the hand-over of the same events, which delivery is to see first.
+    pub fn tell_head(&self, source_id: i16, last_seq: i64) {
+        self.heads.send_modify(|heads| {
+            heads.insert(source_id, last_seq);
+        });
+    }
+
+    /// Nothing more will be told of this source: another node may go on.
+    pub fn fall_silent(&self, source_id: i16) {
+        self.heads.send_modify(|heads| {
+            heads.remove(&source_id);
+        });
     }
 }
 
@@ -102,17 +116,22 @@ impl Uncommitted {
     }
 
     /// The commit is done: hands over what was added. Never waits.
-    pub fn hand_over(&mut self, feed: &FeedSender) {
+    pub fn hand_over(&mut self, source_id: i16, feed: &FeedSender) {
         for handover in self.parts.drain(..) {
             // A full channel or a delivery that ended is the same as no room.
             drop(feed.handovers.try_send(handover));
         }
         self.too_much = false;
-        feed.tell_head(self.last_seq);
+        feed.tell_head(source_id, self.last_seq);
     }
 }
 
 impl FeedReceiver {
+    /// Whether a capture in this process tells the end of this source's log.
+    pub fn tells(&self, source_id: i16) -> bool {
+        self.heads.borrow().contains_key(&source_id)
+    }
+
     /// The next thing told; never ends: a capture that is gone tells nothing.
     ///
     /// Cancel-safe: it takes nothing before it returns it.
@@ -121,13 +140,13 @@ impl FeedReceiver {
             tokio::select! {
                 biased;
                 Some(handover) = self.handovers.recv() => return FeedItem::Handover(handover),
-                Ok(()) = self.head.changed() => {
+                Ok(()) = self.heads.changed() => {
                     // The hand-over was sent before the head moved; it may have come in since the first arm looked.
                     if let Ok(handover) = self.handovers.try_recv() {
-                        self.head.mark_changed();
+                        self.heads.mark_changed();
                         return FeedItem::Handover(handover);
                     }
-                    return FeedItem::Head(*self.head.borrow_and_update());
+                    return FeedItem::Heads(self.heads.borrow_and_update().clone());
                 }
                 else => std::future::pending::<()>().await,
             }
@@ -169,7 +188,7 @@ mod tests {
     async fn told(receiver: &mut FeedReceiver) -> Result<Vec<i64>, i64> {
         match receiver.recv().await {
             FeedItem::Handover(handover) => Ok(handover.events.iter().map(|logged| logged.seq).collect()),
-            FeedItem::Head(head) => Err(head),
+            FeedItem::Heads(heads) => Err(heads[&1]),
         }
     }
 
@@ -182,7 +201,7 @@ mod tests {
             uncommitted.push(vec![logged(seq, 10)], room, seq);
         }
         assert!(receiver.handovers.try_recv().is_err(), "nothing comes before the commit");
-        uncommitted.hand_over(&sender);
+        uncommitted.hand_over(1, &sender);
         for seq in 1..=3 {
             assert_eq!(told(&mut receiver).await, Ok(vec![seq]));
         }
@@ -197,11 +216,11 @@ mod tests {
             let room = sender.reserve(&chunk(seq, MAX_BYTES / 2, progress)).await;
             uncommitted.push(vec![logged(seq, MAX_BYTES / 2)], room, seq);
         }
-        uncommitted.hand_over(&sender);
+        uncommitted.hand_over(1, &sender);
         assert_eq!(told(&mut receiver).await, Err(3), "only where the log ends");
         let room = sender.reserve(&chunk(4, MAX_BYTES / 2, Some(Lsn(10)))).await;
         uncommitted.push(vec![logged(4, MAX_BYTES / 2)], room, 4);
-        uncommitted.hand_over(&sender);
+        uncommitted.hand_over(1, &sender);
         assert_eq!(told(&mut receiver).await, Ok(vec![4]));
     }
 

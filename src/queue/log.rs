@@ -7,13 +7,12 @@ use uuid::Uuid;
 
 use super::copy::CopyRows;
 use super::partition::Partitions;
-use super::row::pg_lsn;
-use super::{Error, Logged, source};
+use super::{Error, Logged, catalogue, source};
 use crate::model::{Event, Lsn};
 use crate::postgres::Session;
 
 /// A trigger's version that capture passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
     /// The trigger.
     pub trigger_id: Uuid,
@@ -21,6 +20,10 @@ pub struct Activation {
     pub version: i32,
     /// The commit that made it.
     pub commit_lsn: Lsn,
+    /// What it watches, as JSON; `None` ends the trigger.
+    pub watch: Option<String>,
+    /// The whole definition, as JSON.
+    pub definition: Option<String>,
 }
 
 /// Events for one append.
@@ -55,7 +58,6 @@ pub struct LogWriter {
     in_transaction: bool,
     partitions: Partitions,
     append: Statement,
-    activate: Statement,
 }
 
 const COLUMNS: i16 = 20;
@@ -67,22 +69,18 @@ impl LogWriter {
     /// What Postgres said to preparing the statements.
     pub async fn new(session: Session, source_id: i16, last_seq: i64) -> Result<Self, Error> {
         let append = session.prepare(include_str!("../../sql/log_append.sql")).await?;
-        let activate = session.prepare(include_str!("../../sql/watch_activate.sql")).await?;
         let partitions = Partitions::default();
-        Ok(LogWriter {
-            session,
-            source_id,
-            next_seq: last_seq + 1,
-            in_transaction: false,
-            partitions,
-            append,
-            activate,
-        })
+        Ok(LogWriter { session, source_id, next_seq: last_seq + 1, in_transaction: false, partitions, append })
     }
 
     /// The session, for statements between appends.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Waits until the session ended, which an idle writer does not notice by itself.
+    pub async fn closed(&mut self) {
+        self.session.closed().await;
     }
 
     /// Appends a chunk, and commits if it has a progress.
@@ -101,7 +99,7 @@ impl LogWriter {
             self.session.batch_execute("begin").await?;
             self.in_transaction = true;
         }
-        self.activate(&chunk.activations).await?;
+        catalogue::activate(&*self.session, self.source_id, &chunk.activations).await?;
         if let (true, Some(progress)) = (chunk.events.is_empty(), chunk.progress) {
             // No event carries the progress, and nothing may be acknowledged that is not durable here.
             source::write_progress(&*self.session, self.source_id, progress).await?;
@@ -112,17 +110,6 @@ impl LogWriter {
             self.in_transaction = false;
         }
         Ok(Appended { progress: chunk.progress, events, last_seq: self.next_seq - 1 })
-    }
-
-    async fn activate(&self, activations: &[Activation]) -> Result<(), Error> {
-        if activations.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<Uuid> = activations.iter().map(|activation| activation.trigger_id).collect();
-        let versions: Vec<i32> = activations.iter().map(|activation| activation.version).collect();
-        let lsns: Vec<_> = activations.iter().map(|activation| pg_lsn(activation.commit_lsn)).collect();
-        self.session.execute(&self.activate, &[&ids, &versions, &lsns]).await?;
-        Ok(())
     }
 
     async fn copy(&mut self, events: Vec<Event>, progress: Option<Lsn>) -> Result<Vec<Logged>, Error> {

@@ -13,12 +13,13 @@ mod lane;
 mod log;
 mod outcome;
 mod partition;
+mod preflight;
 mod row;
 mod slot_status;
 mod source;
 
-pub use backlog::{Backlog, Bounds, attempted_after, head, read_backlog};
-pub use catalogue::{activate_all, active_watches, triggers};
+pub use backlog::{Backlog, Bounds, attempted_after, heads, read_backlog};
+pub use catalogue::{Version, activate, active_watches, adopt, read_catalogue, triggers, versions_so_far};
 pub use cursor::{CursorMove, read_cursors, write_cursors};
 pub use deferred::{Deferred, due, next_due};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Room, Uncommitted, feed};
@@ -26,10 +27,11 @@ pub use lane::{Acquired, try_acquire_lanes};
 pub use log::{Activation, Appended, Chunk, LogWriter};
 pub use outcome::{OutcomeWriter, Settled};
 pub use partition::{Partitions, ensure_partitions};
+pub use preflight::check;
 pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
-    Progress, Source, accept_gaps, find_source, open_gap, read_progress, record_gap, register_source, try_capture_lock,
-    write_progress,
+    Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, note_failure, open_gap,
+    read_progress, record_gap, register_source, source_id, try_capture_lock, write_progress,
 };
 
 use crate::model::{Event, EventId};
@@ -62,6 +64,9 @@ pub enum Error {
     /// The database did not do it.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
+    /// The queue's database is not ready for it.
+    #[error(transparent)]
+    NotReady(#[from] postgres::NotReady),
     /// A row of walhook's own tables does not read back.
     #[error("{what} in schema walhook cannot be read: {reason}; it was changed by hand or by another release")]
     Corrupt {
@@ -89,7 +94,7 @@ impl Error {
     pub fn class(&self) -> postgres::Class {
         match self {
             Error::Postgres(error) => error.class(),
-            Error::Corrupt { .. } => postgres::Class::Operator,
+            Error::NotReady(_) | Error::Corrupt { .. } => postgres::Class::Operator,
         }
     }
 }

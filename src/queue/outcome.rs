@@ -99,8 +99,8 @@ impl OutcomeWriter {
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn write_cursors(&self, source_id: i16, moves: &[cursor::CursorMove]) -> Result<(), Error> {
-        cursor::write_cursors(&*self.session, source_id, moves).await
+    pub async fn write_cursors(&self, moves: &[cursor::CursorMove]) -> Result<(), Error> {
+        cursor::write_cursors(&*self.session, moves).await
     }
 
     async fn copy(&self, batch: &[Settled]) -> Result<(), Error> {

@@ -29,7 +29,41 @@ pub struct Progress {
     pub last_seq: i64,
 }
 
-/// The source of this name, if walhook ran on it before.
+/// How a source is registered.
+#[derive(Clone, Copy, Debug)]
+pub struct Registration<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its slot.
+    pub slot: &'a str,
+    /// Its publication.
+    pub publication: &'a str,
+    /// Its cluster, in decimal.
+    pub system_identifier: &'a str,
+}
+
+/// Gives a source its id in its own catalogue, in its own database.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn enrol_source(client: &impl GenericClient, source: Registration<'_>) -> Result<i16, Error> {
+    let Registration { name, slot, publication, system_identifier } = source;
+    let sql = include_str!("../../sql/source_enrol.sql");
+    client.execute(sql, &[&name, &slot, &publication, &system_identifier]).await?;
+    // It was made just now, and no row of this table is ever deleted.
+    Ok(source_id(client, name).await?.unwrap_or_default())
+}
+
+/// The id of a source in this database: in the source's own it is the catalogue's, in the queue's it is the log's.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn source_id(client: &impl GenericClient, name: &str) -> Result<Option<i16>, Error> {
+    let row = client.query_opt(include_str!("../../sql/source_id.sql"), &[&name]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// The source of this name, if it was captured into this queue before.
 ///
 /// # Errors
 /// What Postgres said.
@@ -48,14 +82,8 @@ pub async fn find_source(client: &impl GenericClient, name: &str) -> Result<Opti
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn register_source(
-    client: &impl GenericClient,
-    name: &str,
-    slot: &str,
-    publication: &str,
-    system_identifier: &str,
-    start: Lsn,
-) -> Result<i16, Error> {
+pub async fn register_source(client: &impl GenericClient, source: Registration<'_>, start: Lsn) -> Result<i16, Error> {
+    let Registration { name, slot, publication, system_identifier } = source;
     let sql = include_str!("../../sql/source_register.sql");
     let row = client.query_one(sql, &[&name, &slot, &publication, &system_identifier, &pg_lsn(start)]).await?;
     Ok(row.get(0))
@@ -120,4 +148,22 @@ pub async fn accept_gaps(client: &impl GenericClient, source_id: i16, resumed: L
 pub async fn try_capture_lock(client: &impl GenericClient, source_id: i16) -> Result<bool, Error> {
     let row = client.query_one(include_str!("../../sql/capture_lock.sql"), &[&i32::from(source_id)]).await?;
     Ok(row.get(0))
+}
+
+/// Says in SQL why a source is not captured (`walhook.source_status`).
+///
+/// # Errors
+/// What Postgres said.
+pub async fn note_failure(client: &impl GenericClient, name: &str, reason: &str) -> Result<(), Error> {
+    client.execute(include_str!("../../sql/source_failed.sql"), &[&name, &reason]).await?;
+    Ok(())
+}
+
+/// A source is captured again.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn clear_failure(client: &impl GenericClient, name: &str) -> Result<(), Error> {
+    client.execute(include_str!("../../sql/source_recovered.sql"), &[&name]).await?;
+    Ok(())
 }

@@ -35,8 +35,10 @@ pub enum LogFormat {
 /// Usable settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The source database, which also holds the queue.
+    /// The source database.
     pub database: Settings,
+    /// The queue's database; `None` where it is the source's own.
+    pub queue: Option<Settings>,
     /// The source's name.
     pub source: String,
     /// The slot's name.
@@ -114,16 +116,15 @@ impl Config {
     fn check(raw: RawSettings, mut problems: Problems) -> Result<Config, Problems> {
         let source = raw.source.unwrap_or_else(|| "default".into());
         let own_name = format!("walhook_{}", source.to_lowercase().replace('-', "_"));
-        let url = problems.note(value_or_file("database-url", raw.database_url, raw.database_url_file.as_deref()));
-        let database = problems.note(match url {
-            Some(Some(url)) => url.parse().map_err(|error| format!("--database-url: {error}")),
-            Some(None) => {
-                Err("--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)".into())
-            }
-            None => Err("--database-url could not be read".into()),
-        });
+        let url = (raw.database_url, raw.database_url_file.as_deref());
         let password = (raw.database_password, raw.database_password_file.as_deref());
-        let database = database.and_then(|database| problems.note(with_password(database, password)));
+        let database = problems.note(database("database", url, password).and_then(|database| {
+            let missing = "--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)";
+            database.ok_or_else(|| missing.into())
+        }));
+        let url = (raw.queue_url, raw.queue_url_file.as_deref());
+        let password = (raw.queue_password, raw.queue_password_file.as_deref());
+        let queue = problems.note(self::database("queue", url, password));
         let secret = value_or_file("admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
         let admin_secret = problems.note(secret).flatten().filter(|secret| !secret.is_empty());
         let listen = problems.note(address(raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN)));
@@ -151,8 +152,8 @@ impl Config {
             Some("json") => Ok(Some(LogFormat::Json)),
             Some(other) => Err(format!("--log-format {other:?}: use text or json")),
         });
-        let (Some(database), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
-            (database, listen, roles, grace, replica_identity)
+        let (Some(database), Some(queue), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
+            (database, queue, listen, roles, grace, replica_identity)
         else {
             return Err(problems);
         };
@@ -163,6 +164,7 @@ impl Config {
         };
         Ok(Config {
             database,
+            queue,
             slot: raw.slot.unwrap_or_else(|| own_name.clone()),
             publication: raw.publication.unwrap_or(own_name),
             source,
@@ -179,10 +181,16 @@ impl Config {
         })
     }
 
+    /// The database that holds the queue.
+    pub fn queue(&self) -> &Settings {
+        self.queue.as_ref().unwrap_or(&self.database)
+    }
+
     /// What capture needs of them.
     pub(super) fn capture_options(&self) -> capture::Options {
         capture::Options {
             database: self.database.clone(),
+            queue: self.queue().clone(),
             source: self.source.clone(),
             slot: self.slot.clone(),
             publication: self.publication.clone(),
@@ -194,17 +202,31 @@ impl Config {
     }
 }
 
-fn with_password(database: Settings, given: (Option<String>, Option<&Path>)) -> Result<Settings, String> {
-    let name = "--database-password";
-    match given {
+/// The database that `--NAME-url` names, with the password that `--NAME-password` may hold in its place.
+fn database(
+    name: &str,
+    (url, url_file): (Option<String>, Option<&Path>),
+    password: (Option<String>, Option<&Path>),
+) -> Result<Option<Settings>, String> {
+    let Some(url) = value_or_file(&format!("{name}-url"), url, url_file)? else {
+        return match password {
+            (None, None) => Ok(None),
+            _ => Err(format!("--{name}-password is set without --{name}-url")),
+        };
+    };
+    let database: Settings = url.parse().map_err(|error| format!("--{name}-url: {error}"))?;
+    match password {
         (None, None) => Ok(database),
         _ if database.holds_password() => {
-            Err(format!("{name} is set, and --database-url holds one too: leave one out"))
+            Err(format!("--{name}-password is set, and --{name}-url holds one too: leave one out"))
         }
-        (Some(_), Some(_)) => Err(format!("{name} and {name}-file are both set: set one")),
+        (Some(_), Some(_)) => Err(format!("--{name}-password and --{name}-password-file are both set: set one")),
         (Some(password), None) => Ok(database.with_password(&password)),
-        (None, Some(path)) => database.with_password_file(path).map_err(|error| format!("{name}-file: {error}")),
+        (None, Some(path)) => {
+            database.with_password_file(path).map_err(|error| format!("--{name}-password-file: {error}"))
+        }
     }
+    .map(Some)
 }
 
 fn value_or_file(name: &str, value: Option<String>, file: Option<&Path>) -> Result<Option<String>, String> {

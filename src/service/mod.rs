@@ -19,7 +19,7 @@ use crate::api::{self, ApiState, Readiness};
 use crate::capture;
 use crate::delivery::{self, Command, Handle};
 use crate::model::Environment;
-use crate::postgres::{self, Class, Pool};
+use crate::postgres::{self, Class, NotReady, Pool};
 use crate::queue::{self, FeedReceiver, FeedSender};
 use crate::triggers::{Catalogue, SourceInfo};
 
@@ -41,6 +41,9 @@ pub enum Error {
         /// The system's words.
         reason: std::io::Error,
     },
+    /// Somebody has to act on these databases first.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    NotReady(Vec<NotReady>),
     /// The source cannot be captured.
     #[error(transparent)]
     Capture(#[from] capture::Error),
@@ -76,7 +79,7 @@ impl Error {
             Error::Capture(error) => error.class() == Class::Operator,
             Error::Postgres(error) => error.class() == Class::Operator,
             Error::Queue(error) => error.class() == Class::Operator,
-            Error::Listen { .. } | Error::Delivery(_) | Error::UnknownSource(_) => true,
+            Error::NotReady(_) | Error::Listen { .. } | Error::Delivery(_) | Error::UnknownSource(_) => true,
             Error::Api(_) | Error::Task { .. } => false,
         }
     }
@@ -91,13 +94,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         true => Some(listen(&config).await?),
         false => None,
     };
-    let Some(source_id) = set_up(&config, &stop).await? else { return Ok(()) };
-    let pool = postgres::pool(&config.database, "walhook", POOL_SIZE);
+    if !set_up(&config, &stop).await? {
+        return Ok(());
+    }
+    let queue = postgres::pool(config.queue(), "walhook", POOL_SIZE);
+    let source = config.queue.as_ref().map(|_| postgres::pool(&config.database, "walhook", POOL_SIZE));
+    let source = source.unwrap_or_else(|| queue.clone());
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
-    let delivery = tasks.start_delivery(&config, source_id, &pool, handed_over);
-    let source = SourceInfo { id: source_id, name: config.source.clone(), publication: config.publication.clone() };
-    let catalogue = Catalogue::new(pool, source, config.replica_identity, delivery);
+    let delivery = tasks.start_delivery(&config, queue.clone(), handed_over);
+    let info = SourceInfo { name: config.source.clone(), publication: config.publication.clone() };
+    let catalogue = Catalogue::new(source, queue, info, config.replica_identity, delivery);
     let captured = tasks.start_capture(&config, feed);
     if let Some(captured) = captured.clone() {
         tasks.start_upkeep(catalogue.clone(), captured);
@@ -113,17 +120,18 @@ async fn listen(config: &Config) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|reason| Error::Listen { address, reason })
 }
 
-/// Checks the database, migrates, and makes publication and slot. `None` when stopped meanwhile.
-async fn set_up(config: &Config, stop: &CancellationToken) -> Result<Option<i16>, Error> {
+/// Checks the databases, migrates, and makes publication and slot. False when stopped meanwhile.
+async fn set_up(config: &Config, stop: &CancellationToken) -> Result<bool, Error> {
     let started = tokio::time::Instant::now();
     loop {
         let error = match set_up_once(config).await {
-            Ok(source_id) => return Ok(Some(source_id)),
+            Ok(()) => return Ok(true),
             Err(error) => error,
         };
         let transient = match &error {
             Error::Capture(error) => error.class() == Class::Retry,
             Error::Postgres(error) => error.class() == Class::Retry,
+            Error::Queue(error) => error.class() == Class::Retry,
             _ => false,
         };
         if !transient || started.elapsed() > FIRST_CONNECTION {
@@ -131,28 +139,48 @@ async fn set_up(config: &Config, stop: &CancellationToken) -> Result<Option<i16>
         }
         warn!("{error}; trying again in {CONNECTION_PAUSE:?}");
         tokio::select! {
-            () = stop.cancelled() => return Ok(None),
+            () = stop.cancelled() => return Ok(false),
             () = tokio::time::sleep(CONNECTION_PAUSE) => {}
         }
     }
 }
 
-async fn set_up_once(config: &Config) -> Result<i16, Error> {
+async fn set_up_once(config: &Config) -> Result<(), Error> {
+    check_databases(config).await?;
     let capture = config.capture_options();
-    if config.roles.capture {
-        let facts = capture::check(&capture).await?;
-        info!("Postgres {} at {:?}", facts.version, config.database);
-    }
-    let mut session = postgres::connect(&config.database, "walhook setup").await?;
-    let applied = postgres::migrate(&mut session).await?;
-    if applied > 0 {
-        info!("applied {applied} migrations to schema walhook");
+    for database in [Some(&config.database), config.queue.as_ref()].into_iter().flatten() {
+        let mut session = postgres::connect(database, "walhook setup").await?;
+        let applied = postgres::migrate(&mut session).await?;
+        if applied > 0 {
+            info!("applied {applied} migrations to schema walhook of {database:?}");
+        }
     }
     if config.roles.capture {
         return Ok(capture::prepare(&capture).await?);
     }
+    let session = postgres::connect(config.queue(), "walhook setup").await?;
     let source = queue::find_source(&*session, &config.source).await?;
-    source.map(|source| source.id).ok_or_else(|| Error::UnknownSource(config.source.clone()))
+    source.map(drop).ok_or_else(|| Error::UnknownSource(config.source.clone()))
+}
+
+/// Checks every database before anything is made in one of them, so that all that is missing is said at once.
+async fn check_databases(config: &Config) -> Result<(), Error> {
+    let mut unready = Vec::new();
+    if config.roles.capture {
+        match capture::check(&config.capture_options()).await {
+            Ok(facts) => info!("Postgres {} at {:?}", facts.version, config.database),
+            Err(capture::Error::NotReady(problems)) => unready.push(problems),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(queue) = &config.queue {
+        match queue::check(queue).await {
+            Ok(()) => {}
+            Err(queue::Error::NotReady(problems)) => unready.push(problems),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if unready.is_empty() { Ok(()) } else { Err(Error::NotReady(unready)) }
 }
 
 /// The parts that run. The first one that ends, ends all.
@@ -179,15 +207,14 @@ impl Tasks {
         Some(captured)
     }
 
-    fn start_delivery(&mut self, config: &Config, source_id: i16, pool: &Pool, feed: FeedReceiver) -> Option<Handle> {
+    fn start_delivery(&mut self, config: &Config, pool: Pool, feed: FeedReceiver) -> Option<Handle> {
         if !config.roles.delivery {
             return None;
         }
         let (handle, commands): (Handle, mpsc::Receiver<Command>) = delivery::handle();
         let parts = delivery::Parts {
-            database: config.database.clone(),
-            pool: pool.clone(),
-            source_id,
+            database: config.queue().clone(),
+            pool,
             environment: Environment::process(),
             feed: config.roles.capture.then_some(feed),
             commands,

@@ -21,6 +21,18 @@ pub struct RawSettings {
     /// A file that holds this password; it is read at each connection
     #[arg(long, env = "WALHOOK_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
+    /// The database that holds the queue [default: the source database]
+    #[arg(long, env = "WALHOOK_QUEUE_URL", hide_env_values = true, value_name = "URL")]
+    pub queue_url: Option<String>,
+    /// A file that holds the queue's URL
+    #[arg(long, env = "WALHOOK_QUEUE_URL_FILE", value_name = "FILE")]
+    pub queue_url_file: Option<PathBuf>,
+    /// The password for the queue's URL, where it holds none
+    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub queue_password: Option<String>,
+    /// A file that holds this password; it is read at each connection
+    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD_FILE", value_name = "FILE")]
+    pub queue_password_file: Option<PathBuf>,
     /// Name of the source [default: default]
     #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
     pub source: Option<String>,
@@ -75,6 +87,8 @@ impl RawSettings {
         // A value and its `_file` form are one setting: one given on the command line or in the environment hides both.
         let url_given = self.database_url.is_some() || self.database_url_file.is_some();
         let password_given = self.database_password.is_some() || self.database_password_file.is_some();
+        let queue_given = self.queue_url.is_some() || self.queue_url_file.is_some();
+        let queue_password_given = self.queue_password.is_some() || self.queue_password_file.is_some();
         let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
         let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
         RawSettings {
@@ -84,6 +98,12 @@ impl RawSettings {
             database_password_file: self
                 .database_password_file
                 .or(file.database_password_file.filter(|_| !password_given)),
+            queue_url: self.queue_url.or(unless(queue_given, file.queue_url)),
+            queue_url_file: self.queue_url_file.or(file.queue_url_file.filter(|_| !queue_given)),
+            queue_password: self.queue_password.or(unless(queue_password_given, file.queue_password)),
+            queue_password_file: self
+                .queue_password_file
+                .or(file.queue_password_file.filter(|_| !queue_password_given)),
             source: self.source.or(file.source),
             slot: self.slot.or(file.slot),
             publication: self.publication.or(file.publication),

@@ -47,7 +47,7 @@ impl Catalogue {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
-        self.tell().await;
+        self.tell(&trigger.definition.name).await;
         Ok(trigger)
     }
 
@@ -57,11 +57,20 @@ impl Catalogue {
         set_lock_wait(&transaction, CATALOGUE_LOCK_WAIT).await?;
         stored::lock_catalogue(&transaction).await?;
 
+        let source_id = self.catalogue_id(&*transaction).await?;
+        let existing = stored::find(&transaction, source_id, &definition.name).await?;
         let (existing, watch) = match &definition.subject {
-            Subject::Table(name) => self.prepare_table(&transaction, definition, replace, name).await?,
-            Subject::Type(name) => self.prepare_type(&transaction, definition, replace, name).await?,
+            Subject::Table(name) => {
+                let table = self.find_table(&transaction, definition, name).await?;
+                let existing = check_name(definition, existing, replace, &table)?;
+                (existing, self.prepare_table(&transaction, source_id, definition, table).await?)
+            }
+            Subject::Type(name) => {
+                let watch = self.prepare_type(definition, existing.as_ref(), replace, name)?;
+                (existing, watch)
+            }
         };
-        let trigger = self.store(&transaction, definition, existing, &watch).await?;
+        let trigger = store(&transaction, source_id, definition, existing, &watch).await?;
         transaction.commit().await?;
         Ok(trigger)
     }
@@ -69,14 +78,12 @@ impl Catalogue {
     async fn prepare_table(
         &self,
         transaction: &Transaction<'_>,
+        source_id: i16,
         definition: &Definition,
-        replace: bool,
-        name: &TableName,
-    ) -> Result<(Option<Stored>, Watch), Error> {
-        let table = self.find_table(transaction, definition, name).await?;
-        let existing = self.check_name(transaction, definition, replace, &table).await?;
+        table: Table,
+    ) -> Result<Watch, Error> {
         resolvable::check(definition, &self.environment).map_err(|reason| inconsistent(definition, reason))?;
-        let table = self.publish(transaction, definition, table).await?;
+        let table = self.publish(transaction, source_id, definition, table).await?;
         let watch = TableWatch {
             relation: table.relation,
             table: table.name,
@@ -85,26 +92,25 @@ impl Catalogue {
             fire_on_unchanged: definition.fire_on_unchanged,
             trigger_on_replication: definition.trigger_on_replication,
         };
-        Ok((existing, Watch::Table(watch)))
+        Ok(Watch::Table(watch))
     }
 
     /// Custom events need neither table nor publication: logical messages are in every slot's stream.
-    async fn prepare_type(
+    fn prepare_type(
         &self,
-        transaction: &Transaction<'_>,
         definition: &Definition,
+        existing: Option<&Stored>,
         replace: bool,
         name: &str,
-    ) -> Result<(Option<Stored>, Watch), Error> {
-        let existing = stored::find(transaction, self.source.id, &definition.name).await?;
-        match &existing {
+    ) -> Result<Watch, Error> {
+        match existing {
             None if replace => return Err(Error::UnknownTrigger(definition.name.clone())),
             Some(_) if !replace => return Err(Error::Duplicate(definition.name.clone())),
             Some(existing) if existing.definition.subject != definition.subject => return Err(Error::OtherTable),
             _ => {}
         }
         resolvable::check(definition, &self.environment).map_err(|reason| inconsistent(definition, reason))?;
-        Ok((existing, Watch::Type(TypeWatch { event_type: name.to_owned() })))
+        Ok(Watch::Type(TypeWatch { event_type: name.to_owned() }))
     }
 
     /// The table, with everything about it checked that needs no look at other triggers.
@@ -121,39 +127,11 @@ impl Catalogue {
         Ok(table)
     }
 
-    /// Hasura's order (1.3): a trigger to replace exists, on the same table; columns; the name is free; payload.
-    async fn check_name(
-        &self,
-        transaction: &Transaction<'_>,
-        definition: &Definition,
-        replace: bool,
-        table: &Table,
-    ) -> Result<Option<Stored>, Error> {
-        let existing = stored::find(transaction, self.source.id, &definition.name).await?;
-        if replace {
-            let existing = existing.as_ref().ok_or_else(|| Error::UnknownTrigger(definition.name.clone()))?;
-            // A renamed table is still the same one; one that was dropped and made again is too.
-            let made_again = !existing.relation_exists && existing.definition.subject == definition.subject;
-            if existing.relation != Some(table.relation) && !made_again {
-                return Err(Error::OtherTable);
-            }
-        }
-        if let Some(column) = table.unknown_column(&definition.operations) {
-            return Err(Error::UnknownColumn(column.to_owned()));
-        }
-        if !replace && existing.is_some() {
-            return Err(Error::Duplicate(definition.name.clone()));
-        }
-        match table.unknown_payload_column(&definition.operations) {
-            Some(column) => Err(inconsistent(definition, Inconsistency::PayloadColumn(column.to_owned()))),
-            None => Ok(existing),
-        }
-    }
-
     /// Brings the table into the publication, with the identity it needs. A trigger that is only invoked needs neither.
     async fn publish(
         &self,
         transaction: &Transaction<'_>,
+        source_id: i16,
         definition: &Definition,
         table: Table,
     ) -> Result<Table, Error> {
@@ -170,7 +148,7 @@ impl Catalogue {
         let table = self.find_table(transaction, definition, &table.name).await?;
         let needed = self.plan(transaction, definition, &table).await?;
         let lacks_right = |error: Error| explain_rights(error, definition, &needed);
-        needed.apply(transaction, self.source.id, table.relation).await.map_err(lacks_right)?;
+        needed.apply(transaction, source_id, table.relation).await.map_err(lacks_right)?;
         Ok(table)
     }
 
@@ -182,39 +160,66 @@ impl Catalogue {
         publication::plan(&state, table, &definition.operations, publication, self.replica_identity)
             .map_err(|reason| inconsistent(definition, reason))
     }
+}
 
-    async fn store(
-        &self,
-        transaction: &Transaction<'_>,
-        definition: &Definition,
-        existing: Option<Stored>,
-        watch: &Watch,
-    ) -> Result<Trigger, Error> {
-        let text = serde_json::to_string(definition)?;
-        let relation = match watch {
-            Watch::Table(watch) => Some(watch.relation),
-            Watch::Type(_) => None,
-        };
-        let (id, version) = match existing {
-            Some(existing) => {
-                let version = existing.version + 1;
-                let sql = include_str!("../../sql/trigger_replace.sql");
-                transaction.execute(sql, &[&existing.id, &version, &relation, &text]).await?;
-                (existing.id, version)
-            }
-            None => {
-                let (id, version) = (Uuid::new_v4(), 1);
-                let sql = include_str!("../../sql/trigger_insert.sql");
-                let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                    &[&id, &self.source.id, &definition.name, &relation, &version, &text];
-                transaction.execute(sql, values).await?;
-                (id, version)
-            }
-        };
-        let watch = serde_json::to_string(watch)?;
-        stored::insert_version(transaction, (id, version), self.source.id, Some(&watch)).await?;
-        Ok(Trigger { id, version, definition: definition.clone() })
+/// Hasura's order (1.3): a trigger to replace exists, on the same table; columns; the name is free; payload.
+fn check_name(
+    definition: &Definition,
+    existing: Option<Stored>,
+    replace: bool,
+    table: &Table,
+) -> Result<Option<Stored>, Error> {
+    if replace {
+        let existing = existing.as_ref().ok_or_else(|| Error::UnknownTrigger(definition.name.clone()))?;
+        // A renamed table is still the same one; one that was dropped and made again is too.
+        let made_again = !existing.relation_exists && existing.definition.subject == definition.subject;
+        if existing.relation != Some(table.relation) && !made_again {
+            return Err(Error::OtherTable);
+        }
     }
+    if let Some(column) = table.unknown_column(&definition.operations) {
+        return Err(Error::UnknownColumn(column.to_owned()));
+    }
+    if !replace && existing.is_some() {
+        return Err(Error::Duplicate(definition.name.clone()));
+    }
+    match table.unknown_payload_column(&definition.operations) {
+        Some(column) => Err(inconsistent(definition, Inconsistency::PayloadColumn(column.to_owned()))),
+        None => Ok(existing),
+    }
+}
+
+async fn store(
+    transaction: &Transaction<'_>,
+    source_id: i16,
+    definition: &Definition,
+    existing: Option<Stored>,
+    watch: &Watch,
+) -> Result<Trigger, Error> {
+    let text = serde_json::to_string(definition)?;
+    let relation = match watch {
+        Watch::Table(watch) => Some(watch.relation),
+        Watch::Type(_) => None,
+    };
+    let (id, version) = match existing {
+        Some(existing) => {
+            let version = existing.version + 1;
+            let sql = include_str!("../../sql/trigger_replace.sql");
+            transaction.execute(sql, &[&existing.id, &version, &relation, &text]).await?;
+            (existing.id, version)
+        }
+        None => {
+            let (id, version) = (Uuid::new_v4(), 1);
+            let sql = include_str!("../../sql/trigger_insert.sql");
+            let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                &[&id, &source_id, &definition.name, &relation, &version, &text];
+            transaction.execute(sql, values).await?;
+            (id, version)
+        }
+    };
+    let watch = serde_json::to_string(watch)?;
+    stored::insert_version(transaction, (id, version), source_id, Some(&watch), &text).await?;
+    Ok(Trigger { id, version, definition: definition.clone() })
 }
 
 pub(super) fn inconsistent(definition: &Definition, reason: Inconsistency) -> Error {

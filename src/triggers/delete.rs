@@ -21,31 +21,31 @@ impl Catalogue {
         let mut client = self.pool.get().await?;
         let mut transaction = client.transaction().await?;
         stored::lock_catalogue(&transaction).await?;
-        let trigger = stored::find(&transaction, self.source.id, name).await?;
+        let source_id = self.catalogue_id(&*transaction).await?;
+        let trigger = stored::find(&transaction, source_id, name).await?;
         let trigger = trigger.ok_or_else(|| Error::UnknownTrigger(name.to_owned()))?;
         let version = trigger.version + 1;
         transaction.execute(include_str!("../../sql/trigger_delete.sql"), &[&trigger.id, &version]).await?;
-        stored::insert_version(&transaction, (trigger.id, version), self.source.id, None).await?;
-        transaction.execute(include_str!("../../sql/deferred_forget.sql"), &[&trigger.id]).await?;
-        transaction.execute(include_str!("../../sql/cursor_forget.sql"), &[&trigger.id]).await?;
-        self.undo_unused(&mut transaction).await?;
+        let definition = serde_json::to_string(&trigger.definition)?;
+        stored::insert_version(&transaction, (trigger.id, version), source_id, None, &definition).await?;
+        self.undo_unused(&mut transaction, source_id).await?;
         transaction.commit().await?;
-        self.tell().await;
+        self.tell(name).await;
         Ok(())
     }
 
     /// Undoes what was changed on tables that nothing watches any more: this trigger's, its partitions, and those an
     /// earlier deletion had to leave.
-    async fn undo_unused(&self, transaction: &mut Transaction<'_>) -> Result<(), Error> {
+    async fn undo_unused(&self, transaction: &mut Transaction<'_>, source_id: i16) -> Result<(), Error> {
         let sql = include_str!("../../sql/watched_table_unused.sql");
-        let unused = transaction.query(sql, &[&self.source.id, &self.source.publication]).await?;
+        let unused = transaction.query(sql, &[&source_id, &self.source.publication]).await?;
         for row in unused {
             let relation: u32 = row.get("relation");
             let savepoint = transaction.transaction().await?;
             match self.undo(&savepoint, &row).await {
                 Ok(()) => {
                     let forget = include_str!("../../sql/watched_table_forget.sql");
-                    savepoint.execute(forget, &[&self.source.id, &relation]).await?;
+                    savepoint.execute(forget, &[&source_id, &relation]).await?;
                     savepoint.commit().await?;
                 }
                 Err(error) => {

@@ -3,6 +3,7 @@
 
 use crate::model::{Subject, TableName, TemplateError};
 use crate::postgres;
+use crate::queue;
 
 /// Why the catalogue did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,9 @@ pub enum Error {
     /// The source is not the one that is configured.
     #[error("source with name \"{0}\" does not exist")]
     UnknownSource(String),
+    /// The source was never captured, so its database or the queue does not know it.
+    #[error("source \"{0}\" is not set up yet; walhook's log and view walhook.source_status say what keeps it from it")]
+    NotSetUp(String),
     /// There is no such table.
     #[error("table \"{table}\" does not exist in source: {origin}")]
     UnknownTable {
@@ -67,11 +71,23 @@ pub enum Error {
     /// What Postgres said.
     #[error(transparent)]
     Database(#[from] postgres::Error),
+    /// The queue's copy of the catalogue cannot be used.
+    #[error(transparent)]
+    Queue(queue::Error),
 }
 
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         Error::Database(error.into())
+    }
+}
+
+impl From<queue::Error> for Error {
+    fn from(error: queue::Error) -> Self {
+        match error {
+            queue::Error::Postgres(error) => Error::Database(error),
+            other => Error::Queue(other),
+        }
     }
 }
 

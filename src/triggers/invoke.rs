@@ -15,12 +15,13 @@ impl Catalogue {
     /// # Errors
     /// [`Error::UnknownTrigger`], [`Error::ManualDisabled`] and [`Error::Database`].
     pub async fn invoke(&self, name: &str, payload: &RawValue) -> Result<EventId, Error> {
-        let mut client = self.pool.get().await?;
+        let mut client = self.queue.get().await?;
         let now = Timestamp::now();
         // Before the transaction: the lock for making a partition is not kept over it.
         queue::ensure_partitions(&**client, &[now.unix_day()]).await?;
         let transaction = client.transaction().await?;
-        let trigger = stored::find(&transaction, self.source.id, name).await?;
+        let source_id = self.queue_id(&*transaction).await?;
+        let trigger = stored::find(&transaction, source_id, name).await?;
         let trigger = trigger.ok_or_else(|| Error::UnknownTrigger(name.to_owned()))?;
         if !trigger.definition.enable_manual {
             return Err(Error::ManualDisabled);

@@ -19,9 +19,10 @@ impl Catalogue {
         let from = to_system_time(Timestamp(millis * 1000));
         let to = to_system_time(Timestamp((millis + 1) * 1000));
 
-        let client = self.pool.get().await?;
+        let client = self.queue.get().await?;
+        let source_id = self.queue_id(&**client).await?;
         let find = include_str!("../../sql/event_find.sql");
-        let event = client.query_opt(find, &[&id, &from, &to, &self.source.id]).await?.ok_or(Error::EventNotFound)?;
+        let event = client.query_opt(find, &[&id, &from, &to, &source_id]).await?.ok_or(Error::EventNotFound)?;
         if let Some(delivery) = &self.delivery
             && delivery.is_in_flight(id).await
         {

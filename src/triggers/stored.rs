@@ -42,14 +42,16 @@ pub(super) async fn lock_catalogue(transaction: &Transaction<'_>) -> Result<(), 
     Ok(transaction.batch_execute(include_str!("../../sql/catalogue_lock.sql")).await?)
 }
 
-/// Tells capture what to watch from this transaction's commit on; `None` ends the trigger.
+/// Tells capture what to watch from this transaction's commit on; no watch ends the trigger. The definition goes along
+/// for deliveries, which may have their queue in another database.
 pub(super) async fn insert_version(
     transaction: &Transaction<'_>,
     (trigger_id, version): (Uuid, i32),
     source_id: i16,
     watch: Option<&str>,
+    definition: &str,
 ) -> Result<(), Error> {
     let sql = include_str!("../../sql/trigger_version_insert.sql");
-    transaction.execute(sql, &[&trigger_id, &version, &source_id, &watch]).await?;
+    transaction.execute(sql, &[&trigger_id, &version, &source_id, &watch, &definition]).await?;
     Ok(())
 }

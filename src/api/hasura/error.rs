@@ -64,6 +64,11 @@ impl ApiError {
         error.with_internal(json!({ "request_id": request_id }))
     }
 
+    /// The source is not there yet; nothing is wrong with the request.
+    fn not_set_up(error: String) -> Self {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "unexpected", "$", error)
+    }
+
     fn with_internal(mut self, internal: Value) -> Self {
         self.body.internal = Some(internal);
         self
@@ -82,7 +87,8 @@ impl ApiError {
             Error::OtherTable | Error::ManualDisabled => "not-supported",
             Error::EventBusy | Error::Locked { .. } => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",
-            Error::Definition(_) | Error::Database(_) => return None,
+            Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),
+            Error::Definition(_) | Error::Database(_) | Error::Queue(_) => return None,
         };
         let answer = ApiError::bad_request(code, ARGS, error.to_string());
         Some(match error {

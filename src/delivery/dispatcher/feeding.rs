@@ -29,11 +29,13 @@ pub(super) struct Held {
 impl Dispatcher {
     pub(super) fn on_feed(&mut self, item: FeedItem) {
         match item {
-            FeedItem::Head(head) => self.on_head(head),
+            FeedItem::Heads(heads) => heads.into_iter().for_each(|(source_id, head)| self.on_head(source_id, head)),
             FeedItem::Handover(Handover { events, room }) => {
-                let Some(first) = events.first().map(|logged| logged.seq) else { return };
-                if first > self.head + 1 {
-                    self.on_head(first - 1);
+                let Some((source_id, first)) = events.first().map(|logged| (logged.source_id, logged.seq)) else {
+                    return;
+                };
+                if first > self.heads.of(source_id) + 1 {
+                    self.on_head(source_id, first - 1);
                 }
                 let hold = HOLD_OF_AN_EVENT * u32::try_from(events.len()).unwrap_or(u32::MAX);
                 let since = Instant::now();
@@ -58,7 +60,7 @@ impl Dispatcher {
 
     /// Whether a trigger keeps up but for a moment, and nobody else is kept from its events by waiting for it.
     fn is_worth_waiting_for(&self, id: Uuid, until: Instant) -> bool {
-        if !self.triggers.get(&id).is_some_and(|queue| queue.is_short_of_room(self.head)) {
+        if !self.triggers.get(&id).is_some_and(|queue| queue.is_short_of_room(self.heads.of(queue.source_id))) {
             return false;
         }
         let now = Instant::now();
@@ -68,10 +70,10 @@ impl Dispatcher {
 
     fn offer(&mut self, logged: Logged, at: Instant) {
         // The same events come again after a capture that restarted.
-        if logged.seq <= self.head {
+        if logged.seq <= self.heads.of(logged.source_id) {
             return;
         }
-        self.head = logged.seq;
+        self.heads.0.insert(logged.source_id, logged.seq);
         let id = logged.event.trigger_id;
         let Some(queue) = self.triggers.get_mut(&id) else { return };
         queue.offer(logged, at);
@@ -81,12 +83,14 @@ impl Dispatcher {
         }
     }
 
-    /// The log ends here, and nobody told what lies between.
-    pub(super) fn on_head(&mut self, head: i64) {
-        if head > self.head {
-            self.triggers.values_mut().for_each(|queue| queue.missed(self.head));
+    /// A source's log ends here, and nobody told what lies between.
+    pub(super) fn on_head(&mut self, source_id: i16, head: i64) {
+        let known = self.heads.of(source_id);
+        if head > known {
+            let of_source = self.triggers.values_mut().filter(|queue| queue.source_id == source_id);
+            of_source.for_each(|queue| queue.missed(known));
             self.look_for_reads = true;
-            self.head = head;
+            self.heads.0.insert(source_id, head);
         }
     }
 }

@@ -5,7 +5,7 @@ mod reactions;
 mod starts;
 mod stopping;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -37,16 +37,26 @@ const TURN: usize = 16;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
 /// Behind every hint there is a slow look, because a hint may have gone to another process.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Without a capture in this process the log's end is only known by asking.
+/// Where a source is not captured in this process, the end of its log is only known by asking.
 const HEAD_INTERVAL: Duration = Duration::from_millis(500);
+const HEAD_INTERVAL_TOLD: Duration = LOOK_INTERVAL;
 const READS: usize = 3;
+
+/// Each source's end of the log: everything up to it was told by the feed or is known to be unread.
+#[derive(Debug, Default)]
+struct Heads(BTreeMap<i16, i64>);
+
+impl Heads {
+    fn of(&self, source_id: i16) -> i64 {
+        self.0.get(&source_id).copied().unwrap_or(0)
+    }
+}
 
 /// See the module's description.
 pub(super) struct Dispatcher {
     pool: Pool,
     client: Client,
     environment: crate::model::Environment,
-    source_id: i16,
     grace: Duration,
     feed: Option<FeedReceiver>,
     held: Option<Held>,
@@ -62,8 +72,7 @@ pub(super) struct Dispatcher {
     /// Triggers that may have something to send, each at most once.
     turns: VecDeque<Uuid>,
     in_turns: HashSet<Uuid>,
-    /// Everything in the log up to this was told by the feed or is known to be unread.
-    head: i64,
+    heads: Heads,
     /// From the start of a request until its outcome is durable.
     busy: HashSet<EventId>,
     /// How many of those have their request under way.
@@ -85,7 +94,9 @@ pub(super) struct Dispatcher {
     due_running: bool,
     next_due: Option<Timestamp>,
     cursors_due: bool,
-    head_running: bool,
+    heads_running: bool,
+    /// When the log's ends are asked for again, told or not.
+    heads_at: Instant,
 }
 
 impl Dispatcher {
@@ -94,18 +105,12 @@ impl Dispatcher {
         let (report_sender, reports) = mpsc::channel(4);
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
-        let recorder = Recorder {
-            database: parts.database,
-            source_id: parts.source_id,
-            node: Uuid::new_v4(),
-            work: work_receiver,
-            reports: report_sender,
-        };
+        let recorder =
+            Recorder { database: parts.database, node: Uuid::new_v4(), work: work_receiver, reports: report_sender };
         Dispatcher {
             pool: parts.pool,
             client,
             environment: parts.environment,
-            source_id: parts.source_id,
             grace: parts.grace,
             feed: parts.feed,
             held: None,
@@ -118,7 +123,7 @@ impl Dispatcher {
             triggers: HashMap::new(),
             turns: VecDeque::new(),
             in_turns: HashSet::new(),
-            head: 0,
+            heads: Heads::default(),
             busy: HashSet::new(),
             requests: 0,
             ended,
@@ -135,7 +140,8 @@ impl Dispatcher {
             due_running: false,
             next_due: None,
             cursors_due: false,
-            head_running: false,
+            heads_running: false,
+            heads_at: Instant::now(),
         }
     }
 
@@ -146,7 +152,7 @@ impl Dispatcher {
         let recorder = tokio::spawn(recorder.run(stop.clone()));
         let mut cursor_clock = clock(CURSOR_INTERVAL);
         let mut look_clock = clock(LOOK_INTERVAL);
-        let mut head_clock = clock(if self.feed.is_some() { LOOK_INTERVAL } else { HEAD_INTERVAL });
+        let mut head_clock = clock(HEAD_INTERVAL);
         let mut ended = Vec::with_capacity(256);
         loop {
             self.advance();
@@ -164,7 +170,7 @@ impl Dispatcher {
                 () = sleep_until(self.record_at), if self.waits_to_record() => {}
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
                 _ = cursor_clock.tick() => self.cursors_due = true,
-                _ = head_clock.tick() => self.start_head(),
+                _ = head_clock.tick() => self.look_at_heads(),
                 _ = look_clock.tick() => { self.start_load(); self.start_due(); }
             }
         }

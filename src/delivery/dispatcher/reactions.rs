@@ -26,7 +26,7 @@ impl Dispatcher {
                     self.triggers.clear();
                 }
                 self.start_load();
-                self.start_head();
+                self.start_heads();
             }
             Report::Lost => self.owner = false,
             Report::Recorded(batch) => {
@@ -108,9 +108,9 @@ impl Dispatcher {
                 self.waiters_of_next_load.append(&mut self.loaded_waiters);
                 self.start_load();
             }
-            Fetched::Head(head) => {
-                self.head_running = false;
-                head.into_iter().for_each(|head| self.on_head(head));
+            Fetched::Heads(heads) => {
+                self.heads_running = false;
+                heads.into_iter().for_each(|(source_id, head)| self.on_head(source_id, head));
             }
         }
     }
@@ -136,7 +136,7 @@ impl Dispatcher {
         answer(&mut self.loaded_waiters);
         let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
-        for Loaded { trigger, place } in loaded {
+        for Loaded { source_id, trigger, place } in loaded {
             let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
             match (self.triggers.get_mut(&trigger.id), place) {
                 (Some(queue), _) => queue.endpoint = endpoint,
@@ -145,7 +145,7 @@ impl Dispatcher {
                         let name = &trigger.definition.name;
                         warn!(trigger = name, "its events wait: {reason}; set it and start walhook again");
                     }
-                    self.triggers.insert(trigger.id, TriggerQueue::new(endpoint, floor, attempted));
+                    self.triggers.insert(trigger.id, TriggerQueue::new(source_id, endpoint, floor, attempted));
                 }
                 // Dropped between the question and the answer: the next load asks for its place.
                 (None, None) => self.load_again = true,

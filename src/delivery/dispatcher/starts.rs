@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BETWEEN_RECORDINGS, Dispatcher, MAX_BUSY, MAX_IN_FLIGHT, MUCH_TO_RECORD, READS, TURN};
+use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MAX_BUSY, MAX_IN_FLIGHT, MUCH_TO_RECORD, READS, TURN};
 use crate::delivery::attempt::attempt;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
@@ -47,9 +47,9 @@ impl Dispatcher {
                 // The end of a read looks again.
                 return;
             }
-            if let Some(bounds) = queue.wants_read(self.head) {
+            if let Some(bounds) = queue.wants_read(self.heads.of(queue.source_id)) {
                 self.reading += 1;
-                self.fetches.spawn(fetch::backlog(self.pool.clone(), *id, self.source_id, bounds));
+                self.fetches.spawn(fetch::backlog(self.pool.clone(), *id, queue.source_id, bounds));
             }
         }
     }
@@ -82,7 +82,7 @@ impl Dispatcher {
     pub(super) fn cursor_moves(&mut self) -> Vec<CursorMove> {
         let mut moves = Vec::new();
         for (trigger_id, queue) in &mut self.triggers {
-            let Some(cursors) = queue.take_cursors(self.head) else { continue };
+            let Some(cursors) = queue.take_cursors(self.heads.of(queue.source_id)) else { continue };
             let lanes = (0..).zip(cursors).filter(|(_, seq)| *seq > 0);
             moves.extend(lanes.map(|(lane, seq)| CursorMove { trigger_id: *trigger_id, lane, seq }));
         }
@@ -103,12 +103,21 @@ impl Dispatcher {
         self.load_again = false;
         self.loaded_waiters.append(&mut self.waiters_of_next_load);
         let known = self.triggers.keys().copied().collect();
-        self.fetches.spawn(fetch::catalogue(self.pool.clone(), self.source_id, known));
+        self.fetches.spawn(fetch::catalogue(self.pool.clone(), known));
     }
 
-    pub(super) fn start_head(&mut self) {
-        if self.owner && !std::mem::replace(&mut self.head_running, true) {
-            self.fetches.spawn(fetch::head(self.pool.clone(), self.source_id));
+    pub(super) fn start_heads(&mut self) {
+        if self.owner && !std::mem::replace(&mut self.heads_running, true) {
+            self.heads_at = Instant::now() + HEAD_INTERVAL_TOLD;
+            self.fetches.spawn(fetch::heads(self.pool.clone()));
+        }
+    }
+
+    /// The feed tells the ends of the sources that this process captures; only for others they are asked for often.
+    pub(super) fn look_at_heads(&mut self) {
+        let untold = |queue: &TriggerQueue| !self.feed.as_ref().is_some_and(|feed| feed.tells(queue.source_id));
+        if Instant::now() >= self.heads_at || self.triggers.values().any(untold) {
+            self.start_heads();
         }
     }
 

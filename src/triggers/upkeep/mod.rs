@@ -88,8 +88,9 @@ impl Catalogue {
     async fn round(&self, said: &mut Said) -> Result<bool, Error> {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
-        let watched = self.watched(&transaction).await?;
-        let chosen = transaction.query(include_str!("../../../sql/upkeep_changed.sql"), &[&self.source.id]).await?;
+        let source_id = self.catalogue_id(&*transaction).await?;
+        let watched = self.watched(&transaction, source_id).await?;
+        let chosen = transaction.query(include_str!("../../../sql/upkeep_changed.sql"), &[&source_id]).await?;
         let chosen: HashSet<u32> = chosen.iter().map(|row| row.get(0)).collect();
         let given = Given { publication: &self.source.publication, policy: self.replica_identity, chosen: &chosen };
         let mut tables: HashMap<u32, Option<Found>> = HashMap::new();
@@ -122,8 +123,8 @@ impl Catalogue {
         Ok(acted)
     }
 
-    async fn watched(&self, transaction: &Transaction<'_>) -> Result<Vec<Watched>, Error> {
-        let rows = transaction.query(include_str!("../../../sql/upkeep_triggers.sql"), &[&self.source.id]).await?;
+    async fn watched(&self, transaction: &Transaction<'_>, source_id: i16) -> Result<Vec<Watched>, Error> {
+        let rows = transaction.query(include_str!("../../../sql/upkeep_triggers.sql"), &[&source_id]).await?;
         let mut watched = Vec::with_capacity(rows.len());
         for row in rows {
             let definition: Definition = serde_json::from_str(row.get(3))?;
@@ -189,7 +190,8 @@ impl Catalogue {
         let transaction = client.transaction().await?;
         set_lock_wait(&transaction, if urgent { LOCK_WAIT_SHORT } else { LOCK_WAIT_BRIEF }).await?;
         stored::lock_catalogue(&transaction).await?;
-        member.give_identity(&transaction, self.source.id).await?;
+        let source_id = self.catalogue_id(&*transaction).await?;
+        member.give_identity(&transaction, source_id).await?;
         transaction.commit().await?;
         Ok("given a replica identity: it is a new part of a table with triggers, or its own did not do any more")
     }
@@ -215,8 +217,9 @@ impl Catalogue {
             return Ok(());
         }
         let (ids, reasons): (Vec<Uuid>, Vec<&str>) = problems.iter().map(|(id, reason)| (id, reason.as_str())).unzip();
-        let client = self.pool.get().await?;
-        client.execute(include_str!("../../../sql/upkeep_report.sql"), &[&self.source.id, &ids, &reasons]).await?;
+        let client = self.queue.get().await?;
+        let source_id = self.queue_id(&**client).await?;
+        client.execute(include_str!("../../../sql/upkeep_report.sql"), &[&source_id, &ids, &reasons]).await?;
         let before = said.problems.take().unwrap_or_default();
         said.names = watched.iter().map(|trigger| (trigger.id, trigger.name.clone())).collect();
         let name = |id: &Uuid| said.names.get(id).map_or("", String::as_str);
