@@ -19,8 +19,11 @@ select current_setting('server_version_num')::int as version,
        current_database()::text as database,
        current_user::text as role,
        (select setting::bigint from pg_settings where name = 'wal_sender_timeout') as sender_timeout_millis,
-       -- The first eight digits of a WAL file's name are its timeline.
-       case when not pg_is_in_recovery() then
+       -- The first eight digits of a WAL file's name are its timeline. Amazon's Aurora fails on these functions while
+       -- its WAL is not logical, which is to be listed with everything else that is missing.
+       case when not pg_is_in_recovery() and current_setting('wal_level') = 'logical' then
            ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
        end as timeline,
-       (select system_identifier::text from pg_control_system()) as system_identifier
+       case when current_setting('wal_level') = 'logical' then
+           (select system_identifier::text from pg_control_system())
+       end as system_identifier

@@ -92,8 +92,8 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
     let sender_timeout: i64 = row.get("sender_timeout_millis");
     Ok(Facts {
         version: row.get("version_text"),
-        system_identifier: row.get("system_identifier"),
-        // A server in recovery was refused.
+        // A server in recovery or without logical WAL was refused.
+        system_identifier: row.get::<_, Option<String>>("system_identifier").unwrap_or_default(),
         timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default(),
         sender_timeout: Duration::from_millis(u64::try_from(sender_timeout).unwrap_or(0)),
     })
