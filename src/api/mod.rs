@@ -15,25 +15,31 @@ use tokio::sync::watch;
 pub use health::Readiness;
 pub use server::serve;
 
-use crate::triggers::Catalogue;
+use crate::triggers::{self, Catalogue};
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
-    catalogue: Arc<Catalogue>,
+    catalogues: Arc<[Catalogue]>,
     admin_secret: Option<Arc<SecretString>>,
     readiness: watch::Receiver<Readiness>,
 }
 
 impl ApiState {
-    /// Without an admin secret every caller is admin; then only a loopback address may be listened on, which is for the
-    /// caller to see to.
+    /// With the catalogue of each source. Without an admin secret every caller is admin; then only a loopback address
+    /// may be listened on, which is for the caller to see to.
     pub fn new(
-        catalogue: Catalogue,
+        catalogues: Vec<Catalogue>,
         admin_secret: Option<SecretString>,
         readiness: watch::Receiver<Readiness>,
     ) -> Self {
-        ApiState { catalogue: Arc::new(catalogue), admin_secret: admin_secret.map(Arc::new), readiness }
+        ApiState { catalogues: catalogues.into(), admin_secret: admin_secret.map(Arc::new), readiness }
+    }
+
+    /// The catalogue of the source of this name.
+    fn catalogue(&self, source: &str) -> Result<&Catalogue, triggers::Error> {
+        let found = self.catalogues.iter().find(|catalogue| catalogue.source_name() == source);
+        found.ok_or_else(|| triggers::Error::UnknownSource(source.to_owned()))
     }
 }
 

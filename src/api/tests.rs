@@ -18,7 +18,7 @@ fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
     let source = SourceInfo { name: "default".into(), publication: "p".into() };
     let catalogue = Catalogue::new(pool.clone(), pool, source, ReplicaIdentityPolicy::Full, None);
     let (sender, readiness) = watch::channel(Readiness::default());
-    (ApiState::new(catalogue, secret.map(Into::into), readiness), sender)
+    (ApiState::new(vec![catalogue], secret.map(Into::into), readiness), sender)
 }
 
 async fn call(

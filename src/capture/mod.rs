@@ -115,11 +115,13 @@ impl Error {
 }
 
 /// Where capture is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Connecting, or waiting to try again.
+    /// Connecting for the first time.
     #[default]
     Starting,
+    /// Ended by this, to be tried again.
+    Interrupted(String),
     /// Another node captures this source; this one takes over when it ends.
     StandingBy,
     /// The slot streams to this node.
@@ -160,14 +162,15 @@ pub async fn run(
     let mut pause = FIRST_PAUSE;
     loop {
         let result = session::run(&options, &feed, &state, &stop).await;
-        let streamed = state.send_replace(State::Starting) == State::Streaming;
-        let error = match result {
-            Ok(()) => return Ok(()),
-            Err(error) if error.class() == Class::Operator => return Err(error),
-            Err(error) => error,
+        let Err(error) = result else {
+            state.send_replace(State::Starting);
+            return Ok(());
         };
-        if streamed {
+        if state.send_replace(State::Interrupted(error.to_string())) == State::Streaming {
             pause = FIRST_PAUSE;
+        }
+        if error.class() == Class::Operator {
+            return Err(error);
         }
         warn!(source = options.source, "capture interrupted: {error}; nothing is lost, trying again in {pause:?}");
         tokio::select! {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::source::{self, Source, value_or_file};
 use super::{RawSettings, file};
 use crate::capture;
 use crate::postgres::Settings;
@@ -35,16 +36,12 @@ pub enum LogFormat {
 /// Usable settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The source database.
-    pub database: Settings,
-    /// The queue's database; `None` where it is the source's own.
-    pub queue: Option<Settings>,
-    /// The source's name.
-    pub source: String,
-    /// The slot's name.
-    pub slot: String,
-    /// The publication's name.
-    pub publication: String,
+    /// At least one.
+    pub sources: Vec<Source>,
+    /// The queue's database, which may be a source's.
+    pub queue: Settings,
+    /// Whether it was chosen, and is not just that of the one source.
+    pub separate_queue: bool,
     /// Where the API listens.
     pub listen: SocketAddr,
     /// What callers of the API must know.
@@ -90,7 +87,7 @@ impl Problems {
     }
 
     /// Keeps the value, or notes what is wrong with it.
-    fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 }
@@ -114,18 +111,21 @@ impl Config {
     }
 
     fn check(raw: RawSettings, mut problems: Problems) -> Result<Config, Problems> {
-        let source = raw.source.unwrap_or_else(|| "default".into());
-        let own_name = format!("walhook_{}", source.to_lowercase().replace('-', "_"));
-        let url = (raw.database_url, raw.database_url_file.as_deref());
-        let password = (raw.database_password, raw.database_password_file.as_deref());
-        let database = problems.note(database("database", url, password).and_then(|database| {
-            let missing = "--database-url is missing (or WALHOOK_DATABASE_URL, or database-url in the file)";
-            database.ok_or_else(|| missing.into())
-        }));
-        let url = (raw.queue_url, raw.queue_url_file.as_deref());
-        let password = (raw.queue_password, raw.queue_password_file.as_deref());
-        let queue = problems.note(self::database("queue", url, password));
-        let secret = value_or_file("admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
+        let several = !raw.sources.is_empty();
+        let sources = source::check(raw.source, raw.sources, &mut problems);
+        let queue =
+            problems.note(queue((raw.queue_url, raw.queue_url_file), (raw.queue_password, raw.queue_password_file)));
+        let queue = queue.flatten();
+        let separate_queue = queue.is_some();
+        let queue = match (queue, sources.first()) {
+            (None, Some(_)) if several => {
+                problems.add("--queue-url is missing: several sources need to be told where their queue is".into());
+                None
+            }
+            (None, Some(source)) => Some(source.database.clone()),
+            (queue, _) => queue,
+        };
+        let secret = value_or_file("--admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
         let admin_secret = problems.note(secret).flatten().filter(|secret| !secret.is_empty());
         let listen = problems.note(address(raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN)));
         let roles = problems.note(roles(raw.only.as_deref()));
@@ -152,8 +152,8 @@ impl Config {
             Some("json") => Ok(Some(LogFormat::Json)),
             Some(other) => Err(format!("--log-format {other:?}: use text or json")),
         });
-        let (Some(database), Some(queue), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
-            (database, queue, listen, roles, grace, replica_identity)
+        let (Some(queue), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
+            (queue, listen, roles, grace, replica_identity)
         else {
             return Err(problems);
         };
@@ -163,11 +163,9 @@ impl Config {
             return Err(problems);
         };
         Ok(Config {
-            database,
+            sources,
             queue,
-            slot: raw.slot.unwrap_or_else(|| own_name.clone()),
-            publication: raw.publication.unwrap_or(own_name),
-            source,
+            separate_queue,
             listen,
             admin_secret: admin_secret.map(SecretString::from),
             roles,
@@ -181,19 +179,14 @@ impl Config {
         })
     }
 
-    /// The database that holds the queue.
-    pub fn queue(&self) -> &Settings {
-        self.queue.as_ref().unwrap_or(&self.database)
-    }
-
-    /// What capture needs of them.
-    pub(super) fn capture_options(&self) -> capture::Options {
+    /// What the capture of a source needs of them.
+    pub(super) fn capture_options(&self, source: &Source) -> capture::Options {
         capture::Options {
-            database: self.database.clone(),
-            queue: self.queue().clone(),
-            source: self.source.clone(),
-            slot: self.slot.clone(),
-            publication: self.publication.clone(),
+            database: source.database.clone(),
+            queue: self.queue.clone(),
+            source: source.name.clone(),
+            slot: source.slot.clone(),
+            publication: source.publication.clone(),
             stringify_numeric_types: self.stringify_numeric_types,
             heartbeat: self.heartbeat,
             failover: self.slot_failover,
@@ -202,41 +195,12 @@ impl Config {
     }
 }
 
-/// The database that `--NAME-url` names, with the password that `--NAME-password` may hold in its place.
-fn database(
-    name: &str,
-    (url, url_file): (Option<String>, Option<&Path>),
-    password: (Option<String>, Option<&Path>),
+fn queue(
+    (url, url_file): (Option<String>, Option<PathBuf>),
+    (password, password_file): (Option<String>, Option<PathBuf>),
 ) -> Result<Option<Settings>, String> {
-    let Some(url) = value_or_file(&format!("{name}-url"), url, url_file)? else {
-        return match password {
-            (None, None) => Ok(None),
-            _ => Err(format!("--{name}-password is set without --{name}-url")),
-        };
-    };
-    let database: Settings = url.parse().map_err(|error| format!("--{name}-url: {error}"))?;
-    match password {
-        (None, None) => Ok(database),
-        _ if database.holds_password() => {
-            Err(format!("--{name}-password is set, and --{name}-url holds one too: leave one out"))
-        }
-        (Some(_), Some(_)) => Err(format!("--{name}-password and --{name}-password-file are both set: set one")),
-        (Some(password), None) => Ok(database.with_password(&password)),
-        (None, Some(path)) => {
-            database.with_password_file(path).map_err(|error| format!("--{name}-password-file: {error}"))
-        }
-    }
-    .map(Some)
-}
-
-fn value_or_file(name: &str, value: Option<String>, file: Option<&Path>) -> Result<Option<String>, String> {
-    match (value, file) {
-        (Some(_), Some(_)) => Err(format!("--{name} and --{name}-file are both set: set one")),
-        (value, None) => Ok(value),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map(|text| Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-            .map_err(|error| format!("--{name}-file {}: {error}", path.display())),
-    }
+    let place = |key: &str| format!("--{key}");
+    source::database("queue", (url, url_file.as_deref()), (password, password_file.as_deref()), place)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -283,6 +247,7 @@ fn roles(only: Option<&str>) -> Result<Roles, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RawSource;
     use super::*;
 
     fn check(raw: RawSettings) -> Result<Config, Problems> {
@@ -290,13 +255,18 @@ mod tests {
     }
 
     fn raw() -> RawSettings {
-        RawSettings { database_url: Some("postgres://me:hunter2@db/app".into()), ..Default::default() }
+        RawSettings { source: at("postgres://me:hunter2@db/app"), ..Default::default() }
+    }
+
+    fn at(url: &str) -> RawSource {
+        RawSource { database_url: Some(url.into()), ..RawSource::default() }
     }
 
     #[test]
     fn defaults_are_the_documented_ones() {
         let config = check(raw()).expect("usable");
-        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("walhook_default", "walhook_default"));
+        let source = &config.sources[0];
+        assert_eq!((source.slot.as_str(), source.publication.as_str()), ("walhook_default", "walhook_default"));
         assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
         assert_eq!(config.grace, Duration::from_secs(30));
         assert!(config.roles.capture && config.roles.delivery && config.roles.api);
@@ -306,7 +276,8 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once_and_no_secret_is_named() {
         let bad = RawSettings {
-            database_url: Some("postgres://me:hunter2@db:x/app".into()),
+            source: at("postgres://me:hunter2@db:x/app"),
+            queue_password: Some("hunter2".into()),
             listen: Some("0.0.0.0:80".into()),
             grace: Some("soon".into()),
             only: Some("capture,tea".into()),
@@ -320,6 +291,7 @@ mod tests {
         let text = check(bad).expect_err("not usable").to_string();
         for name in [
             "--database-url",
+            "--queue-password",
             "--grace",
             "--only",
             "--log-format",
@@ -335,10 +307,11 @@ mod tests {
 
     #[test]
     fn a_password_stands_in_one_place() {
-        let bare = RawSettings { database_url: Some("postgres://me@db/app".into()), ..Default::default() };
+        let bare = RawSettings { source: at("postgres://me@db/app"), ..Default::default() };
         let with = |raw: &RawSettings, password: Option<&str>, file: Option<&str>| {
             let (database_password, database_password_file) = (password.map(Into::into), file.map(Into::into));
-            check(RawSettings { database_password, database_password_file, ..raw.clone() })
+            let source = RawSource { database_password, database_password_file, ..raw.source.clone() };
+            check(RawSettings { source, ..raw.clone() })
         };
         assert!(with(&bare, Some("hunter2"), None).is_ok());
         for (raw, password, file) in [
@@ -362,9 +335,48 @@ mod tests {
     #[test]
     fn the_file_is_what_is_used_where_nothing_else_is_set() {
         let file =
-            RawSettings { listen: Some("127.0.0.1:1".into()), source: Some("file".into()), ..RawSettings::default() };
+            RawSettings { listen: Some("127.0.0.1:1".into()), source: named("file", "db"), ..RawSettings::default() };
         let merged = RawSettings { listen: Some("127.0.0.1:2".into()), ..raw() }.or(file);
         assert_eq!(merged.listen.as_deref(), Some("127.0.0.1:2"));
-        assert_eq!(merged.source.as_deref(), Some("file"));
+        assert_eq!(merged.source.name.as_deref(), Some("file"));
+        assert_eq!(merged.source.database_url, raw().source.database_url);
+    }
+
+    fn named(name: &str, host: &str) -> RawSource {
+        RawSource { name: Some(name.into()), ..at(&format!("postgres://me@{host}/app")) }
+    }
+
+    #[test]
+    fn several_sources_have_names_and_slots_of_their_own_and_a_queue_that_was_chosen() {
+        let queue_url = Some("postgres://me@queue/app".to_owned());
+        let sources = vec![named("orders", "one"), named("Stock-EU", "two")];
+        let good = RawSettings { sources, queue_url, ..RawSettings::default() };
+        let config = check(good.clone()).expect("usable");
+        let slots: Vec<&str> = config.sources.iter().map(|source| source.slot.as_str()).collect();
+        assert_eq!(slots, ["walhook_orders", "walhook_stock_eu"]);
+
+        let same_slot = RawSource { slot: Some("walhook_orders".into()), ..named("bills", "one") };
+        for (bad, problem) in [
+            (RawSettings { queue_url: None, ..good.clone() }, "--queue-url is missing"),
+            (
+                RawSettings { source: at("postgres://me@db/app"), ..good.clone() },
+                "--database-url and [[source]] are both",
+            ),
+            (with_source(&good, named("orders", "three")), "[[source]] \"orders\": another source has this name"),
+            (with_source(&good, same_slot), "[[source]] \"bills\": slot walhook_orders is that of source \"orders\""),
+            (with_source(&good, at("postgres://me@db/app")), "[[source]] number 3: name is missing"),
+            (
+                with_source(&good, RawSource { name: Some("x".into()), ..RawSource::default() }),
+                "[[source]] \"x\": database-url is",
+            ),
+        ] {
+            let found = check(bad).expect_err("not usable").to_string();
+            assert!(found.contains(problem), "{problem} is not in: {found}");
+        }
+    }
+
+    fn with_source(raw: &RawSettings, source: RawSource) -> RawSettings {
+        let sources = raw.sources.iter().cloned().chain([source]).collect();
+        RawSettings { sources, ..raw.clone() }
     }
 }

@@ -3,15 +3,19 @@
 mod config;
 mod file;
 mod settings;
+mod source;
+mod supervisor;
 
 pub use config::{Config, LogFormat, Problems, Roles};
-pub use settings::RawSettings;
+pub use settings::{RawSettings, RawSource};
+pub use source::Source;
 
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -19,9 +23,11 @@ use crate::api::{self, ApiState, Readiness};
 use crate::capture;
 use crate::delivery::{self, Command, Handle};
 use crate::model::Environment;
-use crate::postgres::{self, Class, NotReady, Pool};
-use crate::queue::{self, FeedReceiver, FeedSender};
+use crate::postgres::{self, Class, NotReady, Pool, Settings};
+use crate::queue::{self, FeedReceiver};
 use crate::triggers::{Catalogue, SourceInfo};
+
+use self::supervisor::Supervisor;
 
 const POOL_SIZE: usize = 4;
 /// How long an unreachable database is waited for at the start: long enough for a server that starts beside us.
@@ -59,6 +65,9 @@ pub enum Error {
     /// This node does not capture, and no other has registered the source yet.
     #[error("source {0} was never captured: start a node with the role capture first (--only)")]
     UnknownSource(String),
+    /// No source can be worked on: what is wrong with each, by name.
+    #[error("{}", describe(.0))]
+    Sources(Vec<(String, Error)>),
     /// The API stopped serving.
     #[error("the API stopped: {0}")]
     Api(std::io::Error),
@@ -79,9 +88,17 @@ impl Error {
             Error::Capture(error) => error.class() == Class::Operator,
             Error::Postgres(error) => error.class() == Class::Operator,
             Error::Queue(error) => error.class() == Class::Operator,
+            Error::Sources(errors) => errors.iter().all(|(_, error)| error.is_permanent()),
             Error::NotReady(_) | Error::Listen { .. } | Error::Delivery(_) | Error::UnknownSource(_) => true,
             Error::Api(_) | Error::Task { .. } => false,
         }
+    }
+}
+
+fn describe(errors: &[(String, Error)]) -> String {
+    match errors {
+        [(_, only)] => only.to_string(),
+        several => several.iter().map(|(name, error)| format!("source {name}: {error}")).collect::<Vec<_>>().join("\n"),
     }
 }
 
@@ -94,23 +111,35 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         true => Some(listen(&config).await?),
         false => None,
     };
-    if !set_up(&config, &stop).await? {
+    if !set_up_queue(&config, &stop).await? {
         return Ok(());
     }
-    let queue = postgres::pool(config.queue(), "walhook", POOL_SIZE);
-    let source = config.queue.as_ref().map(|_| postgres::pool(&config.database, "walhook", POOL_SIZE));
-    let source = source.unwrap_or_else(|| queue.clone());
+    let queue = postgres::pool(&config.queue, "walhook", POOL_SIZE);
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
     let delivery = tasks.start_delivery(&config, queue.clone(), handed_over);
-    let info = SourceInfo { name: config.source.clone(), publication: config.publication.clone() };
-    let catalogue = Catalogue::new(source, queue, info, config.replica_identity, delivery);
-    let captured = tasks.start_capture(&config, feed);
-    if let Some(captured) = captured.clone() {
-        tasks.start_upkeep(catalogue.clone(), captured);
+    let mut catalogues = Vec::new();
+    let mut states = Vec::new();
+    let mut supervisors = Vec::new();
+    for source in &config.sources {
+        let pool = match config.separate_queue {
+            true => postgres::pool(&source.database, "walhook", POOL_SIZE),
+            false => queue.clone(),
+        };
+        let info = SourceInfo { name: source.name.clone(), publication: source.publication.clone() };
+        let catalogue = Catalogue::new(pool, queue.clone(), info, config.replica_identity, delivery.clone());
+        let (state, receiver) = watch::channel(capture::State::Starting);
+        if config.roles.capture {
+            tasks.start_upkeep(catalogue.clone(), receiver.clone());
+        }
+        let (options, queue, feed) = (config.capture_options(source), queue.clone(), feed.clone());
+        supervisors.push(Supervisor { options, roles: config.roles, queue, feed, state });
+        catalogues.push(catalogue);
+        states.push(receiver);
     }
+    tasks.start_supervisors(supervisors);
     if let Some(listener) = listener {
-        tasks.start_api(&config, catalogue, captured, listener);
+        tasks.start_api(&config, catalogues, states, listener);
     }
     tasks.finish(config.grace).await
 }
@@ -120,21 +149,15 @@ async fn listen(config: &Config) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|reason| Error::Listen { address, reason })
 }
 
-/// Checks the databases, migrates, and makes publication and slot. False when stopped meanwhile.
-async fn set_up(config: &Config, stop: &CancellationToken) -> Result<bool, Error> {
-    let started = tokio::time::Instant::now();
+/// Checks the queue's database and migrates it: without it nothing goes. False when stopped meanwhile.
+async fn set_up_queue(config: &Config, stop: &CancellationToken) -> Result<bool, Error> {
+    let started = Instant::now();
     loop {
-        let error = match set_up_once(config).await {
+        let error = match set_up_queue_once(config).await {
             Ok(()) => return Ok(true),
             Err(error) => error,
         };
-        let transient = match &error {
-            Error::Capture(error) => error.class() == Class::Retry,
-            Error::Postgres(error) => error.class() == Class::Retry,
-            Error::Queue(error) => error.class() == Class::Retry,
-            _ => false,
-        };
-        if !transient || started.elapsed() > FIRST_CONNECTION {
+        if error.is_permanent() || started.elapsed() > FIRST_CONNECTION {
             return Err(error);
         }
         warn!("{error}; trying again in {CONNECTION_PAUSE:?}");
@@ -145,42 +168,44 @@ async fn set_up(config: &Config, stop: &CancellationToken) -> Result<bool, Error
     }
 }
 
-async fn set_up_once(config: &Config) -> Result<(), Error> {
-    check_databases(config).await?;
-    let capture = config.capture_options();
-    for database in [Some(&config.database), config.queue.as_ref()].into_iter().flatten() {
-        let mut session = postgres::connect(database, "walhook setup").await?;
-        let applied = postgres::migrate(&mut session).await?;
-        if applied > 0 {
-            info!("applied {applied} migrations to schema walhook of {database:?}");
+async fn set_up_queue_once(config: &Config) -> Result<(), Error> {
+    let checked = match config.separate_queue {
+        true => queue::check(&config.queue).await.map(drop).map_err(Error::from),
+        // What captures needs more of the same database, and is told all of it at once.
+        false => Ok(()),
+    };
+    let unready = match checked {
+        Err(Error::Queue(queue::Error::NotReady(problems))) => vec![problems],
+        checked => {
+            checked?;
+            Vec::new()
         }
+    };
+    if !(unready.is_empty() && config.separate_queue) {
+        check_sources(config, unready).await?;
     }
-    if config.roles.capture {
-        return Ok(capture::prepare(&capture).await?);
-    }
-    let session = postgres::connect(config.queue(), "walhook setup").await?;
-    let source = queue::find_source(&*session, &config.source).await?;
-    source.map(drop).ok_or_else(|| Error::UnknownSource(config.source.clone()))
+    migrate(&config.queue).await
 }
 
-/// Checks every database before anything is made in one of them, so that all that is missing is said at once.
-async fn check_databases(config: &Config) -> Result<(), Error> {
-    let mut unready = Vec::new();
-    if config.roles.capture {
-        match capture::check(&config.capture_options()).await {
-            Ok(facts) => info!("Postgres {} at {:?}", facts.version, config.database),
+/// Whoever has to act is to hear at once of all that is missing.
+async fn check_sources(config: &Config, mut unready: Vec<NotReady>) -> Result<(), Error> {
+    for source in config.sources.iter().filter(|_| config.roles.capture) {
+        match capture::check(&config.capture_options(source)).await {
             Err(capture::Error::NotReady(problems)) => unready.push(problems),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if let Some(queue) = &config.queue {
-        match queue::check(queue).await {
-            Ok(()) => {}
-            Err(queue::Error::NotReady(problems)) => unready.push(problems),
-            Err(error) => return Err(error.into()),
+            Err(error) if unready.is_empty() => return Err(error.into()),
+            Ok(_) | Err(_) => {}
         }
     }
     if unready.is_empty() { Ok(()) } else { Err(Error::NotReady(unready)) }
+}
+
+async fn migrate(database: &Settings) -> Result<(), Error> {
+    let mut session = postgres::connect(database, "walhook setup").await?;
+    let applied = postgres::migrate(&mut session).await?;
+    if applied > 0 {
+        info!("applied {applied} migrations to schema walhook of {database:?}");
+    }
+    Ok(())
 }
 
 /// The parts that run. The first one that ends, ends all.
@@ -194,17 +219,9 @@ impl Tasks {
         Tasks { stop, running: JoinSet::new() }
     }
 
-    fn start_capture(&mut self, config: &Config, feed: FeedSender) -> Option<watch::Receiver<capture::State>> {
-        if !config.roles.capture {
-            return None;
-        }
-        let (state, captured) = watch::channel(capture::State::Starting);
-        // A gap is accepted once, by `capture::prepare`, and not again by each reconnect.
-        let options = config.capture_options();
+    fn start_supervisors(&mut self, supervisors: Vec<Supervisor>) {
         let stop = self.stop.clone();
-        self.running
-            .spawn(async move { ("capture", capture::run(options, feed, state, stop).await.map_err(Error::from)) });
-        Some(captured)
+        self.running.spawn(async move { ("capture", Box::pin(supervisor::run(supervisors, stop)).await) });
     }
 
     fn start_delivery(&mut self, config: &Config, pool: Pool, feed: FeedReceiver) -> Option<Handle> {
@@ -213,7 +230,7 @@ impl Tasks {
         }
         let (handle, commands): (Handle, mpsc::Receiver<Command>) = delivery::handle();
         let parts = delivery::Parts {
-            database: config.queue().clone(),
+            database: config.queue.clone(),
             pool,
             environment: Environment::process(),
             feed: config.roles.capture.then_some(feed),
@@ -237,16 +254,16 @@ impl Tasks {
     fn start_api(
         &mut self,
         config: &Config,
-        catalogue: Catalogue,
-        captured: Option<watch::Receiver<capture::State>>,
+        catalogues: Vec<Catalogue>,
+        states: Vec<watch::Receiver<capture::State>>,
         listener: TcpListener,
     ) {
         let (ready, readiness) = watch::channel(Readiness { migrated: true, streaming: false, serving: true });
-        let state = ApiState::new(catalogue, config.admin_secret.clone(), readiness);
+        let state = ApiState::new(catalogues, config.admin_secret.clone(), readiness);
         info!("API on http://{}", config.listen);
         let stop = self.stop.clone();
         self.running.spawn(async move {
-            let follow = follow_capture(captured, ready);
+            let follow = follow_sources(states, ready);
             let serve = api::serve(listener, state, stop);
             tokio::select! {
                 served = serve => ("API", served.map_err(Error::Api)),
@@ -303,20 +320,22 @@ fn ended_early(ended: Ended, stop: &CancellationToken) -> Result<(), Error> {
     }
 }
 
-/// Keeps readiness in step with capture. A node that does not capture leaves that to another one.
-async fn follow_capture(
-    captured: Option<watch::Receiver<capture::State>>,
+/// Keeps readiness in step with the sources: each must stream, here or on another node.
+async fn follow_sources(
+    mut states: Vec<watch::Receiver<capture::State>>,
     ready: watch::Sender<Readiness>,
 ) -> std::convert::Infallible {
-    let set = |streaming| ready.send_modify(|readiness| readiness.streaming = streaming);
-    let Some(mut captured) = captured else {
-        set(true);
-        return std::future::pending().await;
-    };
     loop {
-        set(*captured.borrow_and_update() != capture::State::Starting);
-        if captured.changed().await.is_err() {
-            set(false);
+        let works = |state: &mut watch::Receiver<capture::State>| {
+            matches!(*state.borrow_and_update(), capture::State::Streaming | capture::State::StandingBy)
+        };
+        // Each is looked at, so that each is waited for below.
+        let working = states.iter_mut().filter_map(|state| works(state).then_some(())).count();
+        ready.send_modify(|readiness| readiness.streaming = working == states.len());
+        let changes = states.iter_mut().map(|state| Box::pin(state.changed()));
+        if futures_util::future::select_all(changes).await.0.is_err() {
+            // The sources' tasks ended, and so does everything.
+            ready.send_modify(|readiness| readiness.streaming = false);
             return std::future::pending().await;
         }
     }

@@ -5,10 +5,21 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
-/// Each setting once, for the command line, the environment and the file alike. Names are a public contract.
-#[derive(Args, Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RawSettings {
+/// A source: settings by themselves where there is one, keys of a `[[source]]` table of the file where there are
+/// several. There the name's key is `name`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct RawSource {
+    /// Name of the source [default: default]
+    #[arg(long = "source", env = "WALHOOK_SOURCE", value_name = "NAME")]
+    #[serde(alias = "source")]
+    pub name: Option<String>,
+    /// Replication slot; walhook_ and the source's name unless given
+    #[arg(long, env = "WALHOOK_SLOT", value_name = "NAME")]
+    pub slot: Option<String>,
+    /// Publication; walhook_ and the source's name unless given
+    #[arg(long, env = "WALHOOK_PUBLICATION", value_name = "NAME")]
+    pub publication: Option<String>,
     /// The source database, such as postgres://walhook:secret@db:5432/app (required)
     #[arg(long, env = "WALHOOK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
@@ -21,6 +32,20 @@ pub struct RawSettings {
     /// A file that holds this password; it is read at each connection
     #[arg(long, env = "WALHOOK_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
+}
+
+/// Each setting once, for the command line, the environment and the file alike. Names are a public contract.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct RawSettings {
+    /// The one source, where the file has no `[[source]]`.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub source: RawSource,
+    /// The file's `[[source]]` tables.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub sources: Vec<RawSource>,
     /// The database that holds the queue [default: the source database]
     #[arg(long, env = "WALHOOK_QUEUE_URL", hide_env_values = true, value_name = "URL")]
     pub queue_url: Option<String>,
@@ -33,15 +58,6 @@ pub struct RawSettings {
     /// A file that holds this password; it is read at each connection
     #[arg(long, env = "WALHOOK_QUEUE_PASSWORD_FILE", value_name = "FILE")]
     pub queue_password_file: Option<PathBuf>,
-    /// Name of the source [default: default]
-    #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
-    pub source: Option<String>,
-    /// Replication slot; walhook_ and the source's name unless given
-    #[arg(long, env = "WALHOOK_SLOT", value_name = "NAME")]
-    pub slot: Option<String>,
-    /// Publication; walhook_ and the source's name unless given
-    #[arg(long, env = "WALHOOK_PUBLICATION", value_name = "NAME")]
-    pub publication: Option<String>,
     /// Address of the API [default: 127.0.0.1:8080]
     #[arg(long, env = "WALHOOK_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -81,32 +97,42 @@ pub struct RawSettings {
     pub accept_gap: bool,
 }
 
-impl RawSettings {
-    /// These settings, and where they are silent those of the file.
-    pub fn or(self, file: RawSettings) -> RawSettings {
-        // A value and its `_file` form are one setting: one given on the command line or in the environment hides both.
+impl RawSource {
+    fn or(self, file: RawSource) -> RawSource {
         let url_given = self.database_url.is_some() || self.database_url_file.is_some();
         let password_given = self.database_password.is_some() || self.database_password_file.is_some();
-        let queue_given = self.queue_url.is_some() || self.queue_url_file.is_some();
-        let queue_password_given = self.queue_password.is_some() || self.queue_password_file.is_some();
-        let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
         let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
-        RawSettings {
+        RawSource {
+            name: self.name.or(file.name),
+            slot: self.slot.or(file.slot),
+            publication: self.publication.or(file.publication),
             database_url: self.database_url.or(unless(url_given, file.database_url)),
             database_url_file: self.database_url_file.or(file.database_url_file.filter(|_| !url_given)),
             database_password: self.database_password.or(unless(password_given, file.database_password)),
             database_password_file: self
                 .database_password_file
                 .or(file.database_password_file.filter(|_| !password_given)),
+        }
+    }
+}
+
+impl RawSettings {
+    /// These settings, and where they are silent those of the file.
+    pub fn or(self, file: RawSettings) -> RawSettings {
+        // A value and its `_file` form are one setting: one given on the command line or in the environment hides both.
+        let queue_given = self.queue_url.is_some() || self.queue_url_file.is_some();
+        let queue_password_given = self.queue_password.is_some() || self.queue_password_file.is_some();
+        let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
+        let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
+        RawSettings {
+            source: self.source.or(file.source),
+            sources: file.sources,
             queue_url: self.queue_url.or(unless(queue_given, file.queue_url)),
             queue_url_file: self.queue_url_file.or(file.queue_url_file.filter(|_| !queue_given)),
             queue_password: self.queue_password.or(unless(queue_password_given, file.queue_password)),
             queue_password_file: self
                 .queue_password_file
                 .or(file.queue_password_file.filter(|_| !queue_password_given)),
-            source: self.source.or(file.source),
-            slot: self.slot.or(file.slot),
-            publication: self.publication.or(file.publication),
             listen: self.listen.or(file.listen),
             admin_secret: self.admin_secret.or(unless(secret_given, file.admin_secret)),
             admin_secret_file: self.admin_secret_file.or(file.admin_secret_file.filter(|_| !secret_given)),

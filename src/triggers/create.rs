@@ -31,7 +31,6 @@ impl Catalogue {
     /// Everything in [`Error`] that concerns tables, names and definitions, in the order of reference/hasura.md 1.3;
     /// [`Error::Locked`] after half a minute of waiting for the table.
     pub async fn create(&self, definition: Definition, replace: bool) -> Result<Trigger, Error> {
-        self.check_source(&definition.source)?;
         let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
         let trigger = loop {
             match self.try_create(&definition, replace).await {

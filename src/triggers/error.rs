@@ -8,7 +8,7 @@ use crate::queue;
 /// Why the catalogue did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The source is not the one that is configured.
+    /// No source of that name is configured.
     #[error("source with name \"{0}\" does not exist")]
     UnknownSource(String),
     /// The source was never captured, so its database or the queue does not know it.

@@ -87,12 +87,9 @@ impl Catalogue {
         }
     }
 
-    /// Whether a request may name this source.
-    ///
-    /// # Errors
-    /// [`Error::UnknownSource`].
-    pub fn check_source(&self, name: &str) -> Result<(), Error> {
-        if name == self.source.name { Ok(()) } else { Err(Error::UnknownSource(name.to_owned())) }
+    /// What requests call the source.
+    pub fn source_name(&self) -> &str {
+        &self.source.name
     }
 
     /// The source's id in its own database.

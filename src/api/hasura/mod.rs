@@ -86,26 +86,22 @@ async fn handle(
 }
 
 async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value, triggers::Error> {
-    let catalogue = &state.catalogue;
     let success = json!({ "message": "success" });
     match command {
         Command::Create { definition, replace } => {
-            catalogue.create(*definition, replace).await?;
+            state.catalogue(&definition.source)?.create(*definition, replace).await?;
             Ok(success)
         }
         Command::Delete { name, source } => {
-            catalogue.check_source(&source)?;
-            catalogue.delete(&name).await?;
+            state.catalogue(&source)?.delete(&name).await?;
             Ok(success)
         }
         Command::Invoke { name, source, payload } => {
-            catalogue.check_source(&source)?;
-            let event_id = catalogue.invoke(&name, &payload).await?;
+            let event_id = state.catalogue(&source)?.invoke(&name, &payload).await?;
             Ok(json!({ "event_id": event_id }))
         }
         Command::Redeliver { event_id, source } => {
-            catalogue.check_source(&source)?;
-            catalogue.redeliver(&event_id).await?;
+            state.catalogue(&source)?.redeliver(&event_id).await?;
             Ok(success)
         }
     }
