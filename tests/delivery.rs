@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::{Value, json};
 use support::receiver::{Answer, Request, Script};
 use support::scene::{DEADLINE, Scene};
@@ -166,9 +168,9 @@ async fn retry_after_sets_the_pause_and_forces_an_attempt_when_retries_are_used_
 }
 
 #[tokio::test]
-async fn a_retry_after_that_is_no_number_of_seconds_counts_for_nothing() {
+async fn a_retry_after_that_names_no_time_to_come_counts_for_nothing() {
     let scene = Scene::start(ITEMS).await;
-    for (index, value) in ["0", "-1", "1.5", "soon", "Wed, 21 Oct 2065 07:28:00 GMT"].into_iter().enumerate() {
+    for (index, value) in ["0", "-1", "1.5", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"].into_iter().enumerate() {
         let path = format!("/{index}");
         scene.receiver.on(&path, Script::always(Answer::status(503).retry_after(value)));
         scene.create(&format!("t{index}"), "items", &path, json!({})).await;
@@ -179,6 +181,47 @@ async fn a_retry_after_that_is_no_number_of_seconds_counts_for_nothing() {
     scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'dead'", 5).await;
     wait_for_status(&scene, "fine", "delivered").await;
     assert_eq!(scene.count("select count(*) from walhook.deferred").await, 0);
+}
+
+#[tokio::test]
+async fn retry_after_may_be_a_date_and_is_never_early() {
+    let scene = Scene::start(ITEMS).await;
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(4));
+    let until = httpdate::parse_http_date(&date).expect("a date");
+    scene.receiver.on("/t", Script::first(1, Answer::status(503).retry_after(&date)).then(Answer::status(200)));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 0, "interval_sec": 86_400}})).await;
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.arrivals("/t", 2).await;
+    assert!(SystemTime::now() >= until, "before {date}");
+    wait_for_status(&scene, "t", "delivered").await;
+}
+
+#[tokio::test]
+async fn own_keys_of_retry_conf_give_up_at_once_or_let_the_pauses_grow() {
+    let scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/picky", Script::always(Answer::status(422)));
+    scene.receiver.on("/old", Script::always(Answer::status(500)));
+    scene.receiver.on("/growing", Script::always(Answer::status(500)));
+    let conf = |own: serde_json::Value| {
+        let mut conf = json!({"num_retries": 2, "interval_sec": 1});
+        conf.as_object_mut().expect("an object").extend(own.as_object().expect("an object").clone());
+        json!({"retry_conf": conf})
+    };
+    scene.create("picky", "items", "/picky", conf(json!({"give_up_on": ["3xx", 422]}))).await;
+    scene.create("old", "items", "/old", conf(json!({"interval_sec": 60, "max_age_sec": 30}))).await;
+    let growing = json!({"backoff": "exponential", "jitter_percent": 0, "max_interval_sec": 60});
+    scene.create("growing", "items", "/growing", conf(growing)).await;
+    scene.execute("insert into items (name) values ('a')").await;
+    for (name, attempts) in [("picky", 1), ("old", 1), ("growing", 3)] {
+        wait_for_status(&scene, name, "dead").await;
+        let made = format!("select count(*) from walhook.attempts where trigger = '{name}'");
+        assert_eq!(scene.count(&made).await, attempts, "attempts of {name}");
+    }
+    // From the end of an attempt to the start of the next one.
+    let pauses = "select count(*) from (select started_at - lag(started_at) over (order by number) as pause, number \
+                  from walhook.attempts where trigger = 'growing') as gaps \
+                  where pause >= (number || ' seconds')::interval and number = 1 or pause >= '2 seconds' and number = 2";
+    assert_eq!(scene.count(pauses).await, 2);
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::retry::{self, Tried};
 use super::trigger_queue::Ready;
-use super::{Client, Endpoint, payload, remarks, retry};
+use super::{Client, Endpoint, payload, remarks};
 use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
 
@@ -17,7 +18,14 @@ pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, ready: Rea
     let body = payload::body(&endpoint, &event, number);
     let outcome = client.post(&endpoint, body, remarks::headers(&event)).await;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
-    let verdict = retry::decide(number, &outcome, Timestamp::now(), &endpoint.retry_conf);
+    let tried = Tried {
+        event_id: event.id,
+        committed_at: event.committed_at,
+        number,
+        outcome: &outcome,
+        now: Timestamp::now(),
+    };
+    let verdict = retry::decide(&tried, &endpoint.retry_conf);
     Settled {
         event_id: event.id,
         trigger_id: event.trigger_id,

@@ -45,7 +45,7 @@ impl Endpoint {
             name: definition.name.clone(),
             url: url.trim().parse().map_err(|_| "the resolved webhook is not a URL".to_owned())?,
             headers: resolve_headers(definition, environment)?,
-            retry_conf: definition.retry_conf,
+            retry_conf: definition.retry_conf.clone(),
             transaction: definition.transaction,
         })
     }

@@ -1,7 +1,7 @@
 //! One HTTP request and what came of it.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -93,9 +93,17 @@ async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, Strin
     Ok(Response { status, retry_after_sec, head })
 }
 
-/// A positive number of whole seconds; anything else is as good as none (reference/hasura.md, 3.2).
+/// A positive number of whole seconds, or the seconds until a date of the forms of RFC 9110, 5.6.7, rounded up so that
+/// the next request is not early. Anything else is as good as none.
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let wait = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()?;
+            wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+        }
+    };
     (seconds > 0).then_some(seconds)
 }
 

@@ -1,71 +1,179 @@
 //! What an outcome means: delivered, tried again, or dead. The one place where this is decided.
 
-use crate::model::{Outcome, RetryConf, Timestamp, Verdict};
+use crate::model::{Backoff, EventId, Outcome, RetryConf, Timestamp, Verdict};
 
 /// The longest a webhook may ask us to wait with `Retry-After`, in seconds.
 pub const LONGEST_RETRY_AFTER_SEC: u64 = 24 * 60 * 60;
 
-/// Decides what follows from an attempt, as Hasura does (reference/hasura.md, 3.2): any 2xx is success; otherwise
-/// `Retry-After` sets the pause and forces another attempt even when retries are used up; otherwise the event is tried
-/// again after the fixed interval until `num_retries` more attempts were made.
+/// An attempt that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    /// Of which event.
+    pub event_id: EventId,
+    /// When that event's transaction committed.
+    pub committed_at: Timestamp,
+    /// The attempts before this one in its round.
+    pub number: u32,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// When it ended.
+    pub now: Timestamp,
+}
+
+/// Decides what follows from an attempt. Without walhook's own keys in `retry_conf` it is Hasura's rule
+/// (reference/hasura.md, 3.2): any 2xx is success; otherwise `Retry-After` sets the pause and forces another attempt even
+/// when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were made.
 ///
-/// `number` counts the attempts before this one in its round; `now` is when this one ended.
-pub fn decide(number: u32, outcome: &Outcome, now: Timestamp, conf: &RetryConf) -> Verdict {
-    if outcome.is_success() {
-        return Verdict::Delivered;
-    }
-    let retry_after = match outcome {
-        Outcome::Answered(response) => response.retry_after_sec,
-        Outcome::Failed(_) => None,
+/// walhook's own keys: a status of `give_up_on` and an age past `max_age_sec` end the retries whatever else holds; under
+/// exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one.
+pub fn decide(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
+    let (status, retry_after_sec) = match tried.outcome {
+        outcome if outcome.is_success() => return Verdict::Delivered,
+        Outcome::Answered(response) => (Some(response.status), response.retry_after_sec),
+        Outcome::Failed(_) => (None, None),
     };
-    match retry_after {
-        Some(seconds) => Verdict::RetryAt(now.plus_seconds(seconds.min(LONGEST_RETRY_AFTER_SEC))),
-        None if number < conf.num_retries => Verdict::RetryAt(now.plus_seconds(u64::from(conf.interval_sec))),
-        None => Verdict::Dead,
+    if status.is_some_and(|status| conf.gives_up_on(status)) {
+        return Verdict::Dead;
     }
+    let own_pause = u64::from(conf.pause_sec(tried.number));
+    let pause_sec = match retry_after_sec.map(|seconds| seconds.min(LONGEST_RETRY_AFTER_SEC)) {
+        Some(asked) if conf.backoff == Backoff::Exponential => asked.max(own_pause),
+        Some(asked) => asked,
+        None if tried.number < conf.num_retries => own_pause,
+        None => return Verdict::Dead,
+    };
+    let due = Timestamp(tried.now.plus_seconds(pause_sec).0.saturating_add(jitter_micros(tried, pause_sec, conf)));
+    match conf.max_age_sec {
+        Some(age) if due > tried.committed_at.plus_seconds(u64::from(age)) => Verdict::Dead,
+        _ => Verdict::RetryAt(due),
+    }
+}
+
+/// A part of the pause that differs from event to event and from attempt to attempt, and is the same each time it is
+/// asked for.
+fn jitter_micros(tried: &Tried<'_>, pause_sec: u64, conf: &RetryConf) -> i64 {
+    let most = u128::from(pause_sec) * 1_000_000 * u128::from(conf.jitter_percent()) / 100;
+    // An id's second half is a hash already; the multiplier (2^64 over the golden ratio) spreads the numbers.
+    let hash = tried.event_id.as_u64_pair().1 ^ u64::from(tried.number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let share = u128::from(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
+    i64::try_from((most * share) >> 32).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::Response;
+    use uuid::Uuid;
 
+    use super::*;
+    use crate::model::{Response, Statuses};
+
+    const COMMITTED_AT: Timestamp = Timestamp(0);
     const NOW: Timestamp = Timestamp(1_000_000);
 
     fn answered(status: u16, retry_after_sec: Option<u64>) -> Outcome {
         Outcome::Answered(Response { status, retry_after_sec, head: String::new() })
     }
 
-    fn check(number: u32, outcome: &Outcome, expected: Verdict) {
-        let conf = RetryConf { num_retries: 2, interval_sec: 10, timeout_sec: 60 };
-        assert_eq!(decide(number, outcome, NOW, &conf), expected, "attempt {number}, {outcome:?}");
+    fn broken() -> Outcome {
+        Outcome::Failed("timed out".into())
     }
 
+    fn hasura() -> RetryConf {
+        RetryConf { num_retries: 2, interval_sec: 10, ..Default::default() }
+    }
+
+    fn decided(number: u32, outcome: &Outcome, conf: &RetryConf) -> Verdict {
+        let tried = Tried { event_id: Uuid::from_u128(7), committed_at: COMMITTED_AT, number, outcome, now: NOW };
+        decide(&tried, conf)
+    }
+
+    fn after(seconds: u64) -> Verdict {
+        Verdict::RetryAt(NOW.plus_seconds(seconds))
+    }
+
+    /// Every class of status and every failure under every policy: what becomes of an attempt with this number.
     #[test]
-    fn every_2xx_is_delivered_whatever_else_it_says() {
-        for status in [200, 201, 204, 299] {
-            check(0, &answered(status, None), Verdict::Delivered);
-            check(9, &answered(status, Some(5)), Verdict::Delivered);
+    fn the_table_of_decisions() {
+        let exponential = RetryConf { backoff: Backoff::Exponential, jitter_percent: Some(0), ..hasura() };
+        let short = RetryConf { max_interval_sec: Some(15), ..exponential.clone() };
+        let picky = RetryConf { give_up_on: vec![Statuses::One(422), Statuses::Class(5)], ..hasura() };
+        let young = RetryConf { max_age_sec: Some(11), ..hasura() };
+        let younger = RetryConf { max_age_sec: Some(10), ..hasura() };
+        let no_retries = RetryConf { num_retries: 0, ..hasura() };
+        let delivered = Verdict::Delivered;
+        let dead = Verdict::Dead;
+        let longest = after(LONGEST_RETRY_AFTER_SEC);
+        #[rustfmt::skip]
+        let table = [
+            // conf, number, outcome, what follows
+            (&hasura(),    0,        answered(200, None),           delivered),
+            (&hasura(),    9,        answered(299, Some(5)),        delivered),
+            (&no_retries,  0,        answered(204, None),           delivered),
+            (&picky,       0,        answered(201, None),           delivered),
+            (&younger,     0,        answered(200, None),           delivered),
+
+            (&hasura(),    0,        answered(100, None),           after(10)),
+            (&hasura(),    0,        answered(199, None),           after(10)),
+            (&hasura(),    0,        answered(301, None),           after(10)),
+            (&hasura(),    1,        answered(304, None),           after(10)),
+            (&hasura(),    1,        answered(400, None),           after(10)),
+            (&hasura(),    0,        answered(404, None),           after(10)),
+            (&hasura(),    0,        answered(410, None),           after(10)),
+            (&hasura(),    0,        answered(429, None),           after(10)),
+            (&hasura(),    1,        answered(500, None),           after(10)),
+            (&hasura(),    1,        answered(599, None),           after(10)),
+            (&hasura(),    1,        broken(),                      after(10)),
+            (&hasura(),    2,        answered(503, None),           dead),
+            (&hasura(),    2,        broken(),                      dead),
+            (&hasura(),    u32::MAX, answered(404, None),           dead),
+            (&no_retries,  0,        answered(500, None),           dead),
+
+            (&hasura(),    0,        answered(503, Some(3)),        after(3)),
+            (&hasura(),    2,        answered(429, Some(3)),        after(3)),
+            (&hasura(),    9,        answered(301, Some(30)),       after(30)),
+            (&hasura(),    0,        answered(503, Some(u64::MAX)), longest),
+
+            (&exponential, 0,        broken(),                      after(10)),
+            (&exponential, 1,        answered(500, None),           after(20)),
+            (&exponential, 2,        answered(500, None),           dead),
+            (&exponential, 1,        answered(503, Some(3)),        after(20)),
+            (&exponential, 1,        answered(503, Some(30)),       after(30)),
+            (&exponential, 3,        answered(429, Some(1)),        after(80)),
+            (&short,       1,        answered(500, None),           after(15)),
+
+            (&picky,       0,        answered(422, None),           dead),
+            (&picky,       0,        answered(503, Some(3)),        dead),
+            (&picky,       0,        answered(404, None),           after(10)),
+            (&picky,       0,        broken(),                      after(10)),
+
+            (&young,       0,        answered(500, None),           after(10)),
+            (&younger,     0,        answered(500, None),           dead),
+            (&younger,     0,        broken(),                      dead),
+            (&younger,     0,        answered(503, Some(3)),        after(3)),
+            (&younger,     0,        answered(503, Some(60)),       dead),
+        ];
+        for (conf, number, outcome, expected) in table {
+            assert_eq!(decided(number, &outcome, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
         }
     }
 
     #[test]
-    fn anything_else_is_retried_until_the_retries_are_used_up() {
-        let later = Verdict::RetryAt(Timestamp(11_000_000));
-        let failures = [100, 199, 301, 304, 400, 404, 410, 429, 500, 503, 599].map(|status| answered(status, None));
-        for outcome in failures.iter().chain([&Outcome::Failed("timed out".into())]) {
-            check(0, outcome, later);
-            check(1, outcome, later);
-            check(2, outcome, Verdict::Dead);
-            check(u32::MAX, outcome, Verdict::Dead);
+    fn jitter_only_adds_and_differs_from_event_to_event() {
+        let conf =
+            RetryConf { num_retries: 99, backoff: Backoff::Exponential, max_interval_sec: Some(100), ..hasura() };
+        let mut seen = std::collections::HashSet::new();
+        for event in 0..100 {
+            for number in 0..10 {
+                let outcome = answered(503, None);
+                let event_id = Uuid::from_u128(event);
+                let tried = Tried { event_id, committed_at: COMMITTED_AT, number, outcome: &outcome, now: NOW };
+                let Verdict::RetryAt(due) = decide(&tried, &conf) else { panic!("dead") };
+                let (pause, waited) = (i64::from(conf.pause_sec(number)) * 1_000_000, due.0 - NOW.0);
+                assert!((pause..=pause + pause / 5).contains(&waited), "{waited} for a pause of {pause}");
+                seen.insert(waited);
+                assert_eq!(decide(&tried, &conf), Verdict::RetryAt(due), "the same again");
+            }
         }
-    }
-
-    #[test]
-    fn retry_after_sets_the_pause_and_forces_an_attempt() {
-        check(0, &answered(503, Some(3)), Verdict::RetryAt(Timestamp(4_000_000)));
-        check(2, &answered(429, Some(3)), Verdict::RetryAt(Timestamp(4_000_000)));
-        let longest = NOW.plus_seconds(LONGEST_RETRY_AFTER_SEC);
-        check(0, &answered(503, Some(u64::MAX)), Verdict::RetryAt(longest));
+        assert!(seen.len() > 900, "{} different pauses of 1000", seen.len());
+        assert_eq!(conf.jitter_percent(), 20);
     }
 }

@@ -16,7 +16,7 @@ pub enum Outcome {
 pub struct Response {
     /// HTTP status.
     pub status: u16,
-    /// `Retry-After`, when it was a positive number of whole seconds.
+    /// How long `Retry-After` asks to wait, from when the answer came.
     pub retry_after_sec: Option<u64>,
     /// The head of the body, cut at `delivery`'s limit, with what is not UTF-8 replaced.
     pub head: String,

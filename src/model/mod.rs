@@ -3,6 +3,7 @@
 mod attempt;
 mod event;
 mod position;
+mod retry_conf;
 mod subject;
 mod table;
 mod template;
@@ -11,13 +12,11 @@ mod trigger;
 pub use attempt::{Attempt, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
 pub use position::{Lsn, Position, Timestamp};
+pub use retry_conf::{Backoff, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, RetryConf, Statuses};
 pub use subject::{EVENT_TYPE_LIMIT, Subject};
 pub use table::TableName;
 pub use template::{
     Environment, Place, RESERVED_PREFIXES, TemplateError, check_template, check_variable, resolve_template,
     resolve_variable,
 };
-pub use trigger::{
-    Columns, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, Definition, Header, HeaderValue, OperationSpec, Operations,
-    RetryConf, Trigger, Webhook,
-};
+pub use trigger::{Columns, Definition, Header, HeaderValue, OperationSpec, Operations, Trigger, Webhook};

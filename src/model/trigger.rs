@@ -3,12 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Subject;
-
-/// Hasura's default pause between two attempts, in seconds (seed 003, `RetryConf`).
-pub const DEFAULT_INTERVAL_SEC: u32 = 10;
-/// Hasura's default time for one attempt, in seconds (seed 003, `RetryConf`).
-pub const DEFAULT_TIMEOUT_SEC: u32 = 60;
+use super::{RetryConf, Subject};
 
 /// A trigger as the catalogue holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,21 +159,4 @@ pub enum HeaderValue {
     /// The environment variable that holds the value.
     #[serde(rename = "value_from_env")]
     FromEnv(String),
-}
-
-/// Hasura's `retry_conf`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryConf {
-    /// Attempts after the first one.
-    pub num_retries: u32,
-    /// Seconds between the end of one attempt and the next.
-    pub interval_sec: u32,
-    /// Seconds one attempt may take.
-    pub timeout_sec: u32,
-}
-
-impl Default for RetryConf {
-    fn default() -> Self {
-        RetryConf { num_retries: 0, interval_sec: DEFAULT_INTERVAL_SEC, timeout_sec: DEFAULT_TIMEOUT_SEC }
-    }
 }

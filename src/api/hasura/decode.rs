@@ -1,9 +1,10 @@
 //! The commands' arguments. Checks come in the order of reference/hasura.md 1.3; the first that fails is reported.
 
 use super::node::{DecodeError, Node, Object};
+use super::retry_conf;
 use crate::model::{
-    Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, RetryConf, Subject,
-    TableName, Webhook, check_template, check_variable,
+    Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, Subject, TableName,
+    Webhook, check_template, check_variable,
 };
 
 /// Hasura's limit: 63 bytes of a Postgres name less what it puts around a trigger's.
@@ -26,7 +27,8 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         truncate: truncate(&object)?,
     };
     let enable_manual = boolean(&object, "enable_manual")?;
-    let retry_conf = object.optional("retry_conf").map(|node| retry_conf(&node)).transpose()?.unwrap_or_default();
+    let retry_conf =
+        object.optional("retry_conf").map(|node| retry_conf::decode(&node)).transpose()?.unwrap_or_default();
     let url = object.optional("webhook").map(|node| template(&node)).transpose()?;
     let url_variable =
         object.optional("webhook_from_env").map(|node| variable(&node, Place::WebhookFromEnv)).transpose()?;
@@ -147,19 +149,6 @@ fn columns(node: &Node<'_>) -> Result<Columns, DecodeError> {
         }
         _ => Err(node.error("unexpected columns")),
     }
-}
-
-/// Keys that are left out have the defaults of seed 003. Hasura's own decoder asks for two of them; its documentation
-/// does not, and that is what is followed.
-fn retry_conf(node: &Node<'_>) -> Result<RetryConf, DecodeError> {
-    let object = node.object("RetryConf")?;
-    let count = |key, default| object.optional(key).map(|node| node.count()).transpose().map(|n| n.unwrap_or(default));
-    let default = RetryConf::default();
-    Ok(RetryConf {
-        num_retries: count("num_retries", default.num_retries)?,
-        interval_sec: count("interval_sec", default.interval_sec)?,
-        timeout_sec: count("timeout_sec", default.timeout_sec)?,
-    })
 }
 
 fn headers(node: &Node<'_>) -> Result<Vec<Header>, DecodeError> {

@@ -4,6 +4,7 @@ mod decode;
 mod error;
 mod node;
 mod request;
+mod retry_conf;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};

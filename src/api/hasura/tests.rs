@@ -239,6 +239,18 @@ fn argument_errors() -> Vec<(Value, &'static str, String)> {
             "$.retry_conf.timeout_sec",
             "parsing Int failed, value is negative, floating or will cause overflow: 1.5",
         ),
+        (json!({ "retry_conf": { "backoff": "random" } }), "$.retry_conf.backoff", "expecting fixed or exponential"),
+        (
+            json!({ "retry_conf": { "max_interval_sec": 60 } }),
+            "$.retry_conf.max_interval_sec",
+            "max_interval_sec bounds a growing pause: set \"backoff\": \"exponential\", or leave it out",
+        ),
+        (json!({ "retry_conf": { "jitter_percent": 101 } }), "$.retry_conf.jitter_percent", "at most 100"),
+        (
+            json!({ "retry_conf": { "give_up_on": [404, 200] } }),
+            "$.retry_conf.give_up_on[1]",
+            "expecting the status of a failure such as 422, or 3xx, 4xx or 5xx",
+        ),
         (json!({ "webhook": null }), "$", "must provide webhook or webhook_from_env"),
         (json!({ "webhook_from_env": "X" }), "$", "only one of webhook or webhook_from_env should be given"),
         (json!({ "webhook": 1 }), "$.webhook", "parsing Text failed, expected String, but encountered Number"),
