@@ -220,7 +220,8 @@ async fn own_keys_of_retry_conf_give_up_at_once_or_let_the_pauses_grow() {
     // From the end of an attempt to the start of the next one.
     let pauses = "select count(*) from (select started_at - lag(started_at) over (order by number) as pause, number \
                   from walhook.attempts where trigger = 'growing') as gaps \
-                  where pause >= (number || ' seconds')::interval and number = 1 or pause >= '2 seconds' and number = 2";
+                  where pause >= (number || ' seconds')::interval and number = 1 \
+                        or pause >= '2 seconds' and number = 2";
     assert_eq!(scene.count(pauses).await, 2);
 }
 

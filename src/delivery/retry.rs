@@ -21,11 +21,12 @@ pub struct Tried<'a> {
 }
 
 /// Decides what follows from an attempt. Without walhook's own keys in `retry_conf` it is Hasura's rule
-/// (reference/hasura.md, 3.2): any 2xx is success; otherwise `Retry-After` sets the pause and forces another attempt even
-/// when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were made.
+/// (reference/hasura.md, 3.2): any 2xx is success; otherwise `Retry-After` sets the pause and forces another attempt
+/// even when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were
+/// made.
 ///
-/// walhook's own keys: a status of `give_up_on` and an age past `max_age_sec` end the retries whatever else holds; under
-/// exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one.
+/// walhook's own keys: a status of `give_up_on` and an age past `max_age_sec` end the retries whatever else holds;
+/// under exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one.
 pub fn decide(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
     let (status, retry_after_sec) = match tried.outcome {
         outcome if outcome.is_success() => return Verdict::Delivered,
