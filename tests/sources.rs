@@ -221,10 +221,10 @@ async fn a_source_that_somebody_has_to_act_on_is_taken_up_once_they_did() {
     other.execute(&format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}")).await;
 }
 
-/// The schema may not be there yet.
+/// The schema may not be there yet, nor the view have all its columns: each migration commits by itself.
 async fn wait_for_queue(queue: &TestDatabase) -> Session {
     let session = queue.connect().await;
-    let look = || async { session.query("select from walhook.source_status", &[]).await.map(drop) };
+    let look = || async { session.query("select captured from walhook.source_status", &[]).await.map(drop) };
     eventually("the queue's schema", DEADLINE, look).await;
     session
 }
