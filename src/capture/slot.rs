@@ -6,7 +6,7 @@ use tracing::{info, warn};
 use super::{Error, Options, preflight};
 use crate::model::Lsn;
 use crate::postgres::{self, Session, lock_setup, unlock_setup};
-use crate::queue::{self, Registration, Source};
+use crate::queue::{self, Progress, Registration, Source};
 
 /// A source that can be streamed.
 #[derive(Clone, Debug)]
@@ -87,7 +87,10 @@ async fn prepare_locked(
         Some(reason) if !accept_gap => return Err(Error::Gap { reason, from: progress.lsn.to_string() }),
         Some(reason) => {
             warn!(source = options.source, "accepting the gap after {}: {reason}", progress.lsn);
-            start.after_gap(&source, slot).await?;
+            // Only there do the positions of the log mean what they meant.
+            let same_wal = source.system_identifier == facts.system_identifier && timeline == Some(facts.timeline);
+            let at_least = if same_wal { progress.lsn } else { Lsn::default() };
+            start.after_gap(&source, slot, Progress { lsn: at_least, ..progress }).await?;
         }
     }
     Ok((catalogue_id, source.id))
@@ -164,10 +167,10 @@ impl Start<'_> {
             Some(slot) => check_usable(&slot, &self.options.slot)?,
             None => self.create_slot().await?,
         };
-        self.register(start, false).await
+        self.register(start, None).await
     }
 
-    async fn after_gap(&self, source: &Source, slot: Option<Slot>) -> Result<i16, Error> {
+    async fn after_gap(&self, source: &Source, slot: Option<Slot>, before: Progress) -> Result<i16, Error> {
         let session = &self.sessions.source;
         let start = match slot {
             Some(slot) if slot.lost => {
@@ -177,7 +180,8 @@ impl Start<'_> {
             Some(slot) => check_usable(&slot, &self.options.slot)?,
             None => self.create_slot().await?,
         };
-        let id = self.register(start, true).await?;
+        // A slot that was made in advance starts with what is in the log already.
+        let id = self.register(start.max(before.lsn), Some(before.last_seq)).await?;
         debug_assert_eq!(source.id, id);
         if source.slot != self.options.slot && find_slot(session, &source.slot).await?.is_some() {
             let old = postgres_protocol::escape::escape_literal(&source.slot);
@@ -197,16 +201,18 @@ impl Start<'_> {
     }
 
     /// In one transaction of the queue: where it starts, every definition made so far, and that the gap is accepted.
-    async fn register(&self, start: Lsn, accept_gaps: bool) -> Result<i16, Error> {
+    /// Behind a gap `last_seq` is the log's end before it.
+    async fn register(&self, start: Lsn, last_seq: Option<i64>) -> Result<i16, Error> {
         // The slot may start behind definitions that it does not show.
         let versions = queue::versions_so_far(&*self.sessions.source, self.catalogue_id, start).await?;
         let catalogue = queue::read_catalogue(&*self.sessions.source, self.catalogue_id, None).await?;
         let queue = &self.sessions.queue;
         queue.batch_execute("begin").await?;
-        let id = queue::register_source(&**queue, registration(self.options, self.facts), start).await?;
+        let id = queue::register_source(&**queue, registration(self.options, self.facts), start, last_seq.unwrap_or(0))
+            .await?;
         queue::adopt(&**queue, id, &catalogue).await?;
         queue::activate(&**queue, id, &versions).await?;
-        if accept_gaps {
+        if last_seq.is_some() {
             queue::accept_gaps(&**queue, id, start).await?;
         }
         queue.batch_execute("commit").await?;

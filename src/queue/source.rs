@@ -1,7 +1,6 @@
 //! Sources: who they are, how far capture came, what was lost.
 
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::PgLsn;
 
 use super::Error;
 use super::row::{lsn, pg_lsn};
@@ -77,15 +76,21 @@ pub async fn find_source(client: &impl GenericClient, name: &str) -> Result<Opti
     }))
 }
 
-/// Registers a source whose slot starts at `start`, or lets a registered one go on with a new slot from there. Returns
-/// its id.
+/// Registers a source whose slot starts at `start`, or lets a registered one go on with a new slot from there, wherever
+/// it was before: the log up to `last_seq` has no say in its progress any more. Returns its id.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn register_source(client: &impl GenericClient, source: Registration<'_>, start: Lsn) -> Result<i16, Error> {
+pub async fn register_source(
+    client: &impl GenericClient,
+    source: Registration<'_>,
+    start: Lsn,
+    last_seq: i64,
+) -> Result<i16, Error> {
     let Registration { name, slot, publication, system_identifier } = source;
     let sql = include_str!("../../sql/source_register.sql");
-    let row = client.query_one(sql, &[&name, &slot, &publication, &system_identifier, &pg_lsn(start)]).await?;
+    let start = pg_lsn(start);
+    let row = client.query_one(sql, &[&name, &slot, &publication, &system_identifier, &start, &last_seq]).await?;
     Ok(row.get(0))
 }
 
@@ -95,8 +100,7 @@ pub async fn register_source(client: &impl GenericClient, source: Registration<'
 /// What Postgres said.
 pub async fn read_progress(client: &impl GenericClient, source_id: i16) -> Result<Progress, Error> {
     let row = client.query_one(include_str!("../../sql/progress_read.sql"), &[&source_id]).await?;
-    let found: Option<PgLsn> = row.get(0);
-    Ok(Progress { lsn: found.map(lsn).unwrap_or_default(), last_seq: row.get(1) })
+    Ok(Progress { lsn: lsn(row.get(0)), last_seq: row.get(1) })
 }
 
 /// Makes progress durable where no event carries it.
