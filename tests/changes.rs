@@ -17,10 +17,7 @@ async fn create_for_truncate(scene: &Scene, name: &str, table: &str, path: &str)
 /// Trigger and operation of each event in the log, once capture passed everything that was written before. Events of
 /// one change come in the order of the triggers' names.
 async fn logged(scene: &Scene) -> Vec<String> {
-    scene.execute("create table marker (id int)").await;
-    scene.create("marker", "marker", "/marker", json!({})).await;
-    scene.execute("insert into marker values (1)").await;
-    scene.wait_for_count("select count(*) from walhook.events where trigger = 'marker'", 1).await;
+    scene.settle().await;
     let log = "select array(select trigger || ' ' || operation from walhook.events where trigger <> 'marker'
                             order by commit_lsn, ordinal, trigger)";
     scene.value(log, &[]).await

@@ -17,6 +17,13 @@ pub async fn shared() -> &'static Cluster {
     SHARED.get_or_init(|| async { Cluster::start(options).await.unwrap_or_else(|error| panic!("{error}")) }).await
 }
 
+/// The major version of the shared cluster's Postgres.
+pub async fn version() -> i32 {
+    let session = connect(&shared().await.settings("postgres"), "test").await.expect("a session");
+    let row = session.query_one("select current_setting('server_version_num')::int / 10000", &[]).await;
+    row.expect("a version").get(0)
+}
+
 /// An empty database with names for a slot and a publication of its own. Dropping it drops them all.
 pub struct TestDatabase {
     name: String,

@@ -114,6 +114,30 @@ impl Scene {
         self.arrivals(path, count).await.iter().map(change).collect()
     }
 
+    /// Waits until capture has passed everything that was committed before. Makes a table and a trigger `marker`.
+    pub async fn settle(&self) {
+        self.execute("create table if not exists public.marker (id uuid)").await;
+        if self.count("select count(*) from walhook.trigger where name = 'marker' and deleted_at is null").await == 0 {
+            self.create("marker", "marker", "/marker", json!({})).await;
+        }
+        let id = uuid::Uuid::new_v4();
+        self.execute(&format!("insert into public.marker values ('{id}')")).await;
+        let passed = format!(
+            "select count(*) from walhook.event where new like '%{id}%' and trigger_id =
+             (select id from walhook.trigger where name = 'marker' and deleted_at is null)"
+        );
+        self.wait_for_count(&passed, 1).await;
+    }
+
+    /// What the log has of everything that was committed before, in its order: `[table, op, old, new]`.
+    pub async fn log(&self) -> Vec<Value> {
+        self.settle().await;
+        let query = "select json_build_array(table_name, operation, old, new)::text from walhook.events
+                     where trigger <> 'marker' order by seq";
+        let rows = self.sql.query(query, &[]).await.expect("the log");
+        rows.iter().map(|row| serde_json::from_str(row.get(0)).expect("JSON")).collect()
+    }
+
     /// Kills walhook and starts it again on the same port with the same settings as [`Scene::start`].
     pub async fn crash_and_restart(self) -> Scene {
         let Scene { walhook, receiver, sql, database } = self;
