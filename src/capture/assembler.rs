@@ -208,6 +208,11 @@ impl Assembler {
         self.misfit.take()
     }
 
+    /// The tables that are watched, as the stream described them.
+    pub(super) fn watched_tables(&self) -> impl Iterator<Item = (u32, &TableName)> {
+        self.matcher.watched_tables()
+    }
+
     /// A trigger was created, replaced or deleted here.
     fn define(&mut self, row: Tuple<'_>) -> Result<(), Error> {
         let (Some(definitions), Some(open)) = (&self.definitions, &self.open) else { return Ok(()) };

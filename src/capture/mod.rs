@@ -11,6 +11,7 @@
 mod assembler;
 mod health;
 mod message;
+mod names;
 mod pace;
 mod preflight;
 mod session;

@@ -12,6 +12,8 @@ use crate::postgres::{self, NotReady};
 pub struct Facts {
     /// As `server_version` shows it.
     pub version: String,
+    /// As `server_version_num` shows it, such as 150018.
+    pub version_number: i32,
     /// The cluster's identifier, in decimal.
     pub system_identifier: String,
     /// The timeline that it writes.
@@ -89,13 +91,13 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
     if !problems.is_empty() {
         return Err(NotReady { database: format!("{:?}", options.database), problems }.into());
     }
-    let sender_timeout: i64 = row.get("sender_timeout_millis");
     Ok(Facts {
         version: row.get("version_text"),
+        version_number: row.get("version"),
         // A server in recovery or without logical WAL was refused.
         system_identifier: row.get::<_, Option<String>>("system_identifier").unwrap_or_default(),
         timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default(),
-        sender_timeout: Duration::from_millis(u64::try_from(sender_timeout).unwrap_or(0)),
+        sender_timeout: Duration::from_millis(row.get::<_, i64>("sender_timeout_millis").unsigned_abs()),
     })
 }
 

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::assembler::Assembler;
 use super::health::Keeper;
+use super::names::Names;
 use super::pace::Pace;
 use super::slot::{self, Sessions};
 use super::types::TypeCatalogue;
@@ -73,6 +74,7 @@ pub(super) async fn run(
         stream,
         assembler,
         types: TypeCatalogue::new(&options.database),
+        names: Names::new(&options.database, prepared.facts.version_number),
         log: Log::Idle(Box::new(writer)),
         uncommitted: Uncommitted::default(),
         source_id: prepared.source_id,
@@ -185,6 +187,7 @@ struct Running<'a> {
     stream: Stream,
     assembler: Assembler,
     types: TypeCatalogue,
+    names: Names,
     log: Log,
     uncommitted: Uncommitted,
     source_id: i16,
@@ -299,8 +302,14 @@ impl Running<'_> {
         self.uncommitted.hand_over(self.source_id, self.feed);
     }
 
-    /// Progress without events.
+    /// Progress without events, and a look at what the stream does not tell.
     async fn tick(&mut self) -> Result<(), Error> {
+        let stale = self.names.find_stale(self.assembler.watched_tables()).await?;
+        let settled = matches!(self.log, Log::Idle(_)) && !self.assembler.has_cut_open_transaction();
+        if settled && stale.is_some_and(|since| self.reached >= since) {
+            self.write_idle_progress().await?;
+            return Err(ended("a table has another name, which this version of Postgres tells a new stream only"));
+        }
         let passed = self.reached.bytes_since(self.durable);
         let due = passed >= IDLE_STEP && self.idle_written.elapsed() >= TICK * 2;
         if due || passed >= IDLE_STEP_AT_ONCE {

@@ -12,7 +12,8 @@ use super::printer::Printer;
 use super::row::{ColumnPlan, Mask};
 use super::watch::{TableWatch, Watches};
 use crate::model::{
-    Columns, Event, Lane, Operation, OperationSpec, Position, Subject, Timestamp, derive_event_id, derive_lane,
+    Columns, Event, Lane, Operation, OperationSpec, Position, Subject, TableName, Timestamp, derive_event_id,
+    derive_lane,
 };
 use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple, TypeShape, Types};
 
@@ -142,6 +143,12 @@ impl Matcher {
     /// The description of a table, if the stream gave one.
     pub fn relation(&self, relation: u32) -> Option<&Relation> {
         self.plans.get(&relation).map(|plan| &plan.relation)
+    }
+
+    /// The tables that are watched, as the stream described them.
+    pub fn watched_tables(&self) -> impl Iterator<Item = (u32, &TableName)> {
+        let watched = self.plans.iter().filter(|(_, plan)| !plan.watchers.is_empty());
+        watched.map(|(id, plan)| (*id, &plan.relation.table))
     }
 
     /// Puts a trigger's version into force for the changes from here on.

@@ -1,0 +1,53 @@
+//! Names that the stream does not tell. Before Postgres 16 a table is not described again when its schema, or the root
+//! that its rows are published under, gets another name. A new stream describes everything as it is.
+
+use tokio_postgres::types::PgLsn;
+
+use super::Error;
+use crate::model::{Lsn, TableName};
+use crate::postgres::{self, Session, Settings};
+
+/// From here on the stream tells.
+const TOLD_SINCE: i32 = 160_000;
+
+/// What is known of names that changed.
+pub(super) struct Names {
+    database: Settings,
+    told: bool,
+    /// Opened with the first look.
+    session: Option<Session>,
+    /// The end of the WAL when a name was first seen to be another one.
+    stale_since: Option<Lsn>,
+}
+
+impl Names {
+    pub(super) fn new(database: &Settings, version_number: i32) -> Self {
+        Names { database: database.clone(), told: version_number >= TOLD_SINCE, session: None, stale_since: None }
+    }
+
+    /// Compares the names of tables as the stream gave them with the source's catalogue. Returns the position from which
+    /// on a new stream tells the new ones, if there are any: one that starts earlier would describe what was.
+    pub(super) async fn find_stale<'a>(
+        &mut self,
+        described: impl Iterator<Item = (u32, &'a TableName)>,
+    ) -> Result<Option<Lsn>, Error> {
+        if self.told {
+            return Ok(None);
+        }
+        if self.session.as_ref().is_none_or(|session| session.is_closed()) {
+            self.session = Some(postgres::connect(&self.database, "walhook names").await?);
+        }
+        let session = self.session.as_ref().expect("it was just opened");
+        let (mut relations, mut schemas, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for (relation, table) in described {
+            relations.push(relation);
+            schemas.push(table.schema.as_str());
+            names.push(table.name.as_str());
+        }
+        let sql = include_str!("../../sql/stale_names.sql");
+        let row = session.query_one(sql, &[&relations, &schemas, &names]).await?;
+        let wal_end = Lsn(row.get::<_, PgLsn>("wal_end").into());
+        self.stale_since = row.get::<_, bool>("stale").then(|| self.stale_since.unwrap_or(wal_end));
+        Ok(self.stale_since)
+    }
+}
