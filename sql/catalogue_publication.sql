@@ -9,6 +9,9 @@ select p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot,
        exists (select from pg_publication_rel r
                where r.prpubid = p.oid and r.prrelid = $2
                  and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null)) as partial,
+       -- Before 15 a stream goes on as it began with a partition that is attached or detached, until the publication
+       -- changes.
+       current_setting('server_version_num')::int < 150000 as forgets_partitions,
        p.puballtables
            or exists (select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = $2)
            or exists (select

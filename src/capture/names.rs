@@ -25,8 +25,8 @@ impl Names {
         Names { database: database.clone(), told: version_number >= TOLD_SINCE, session: None, stale_since: None }
     }
 
-    /// Compares the names of tables as the stream gave them with the source's catalogue. Returns the position from which
-    /// on a new stream tells the new ones, if there are any: one that starts earlier would describe what was.
+    /// Compares the names of tables as the stream gave them with the source's catalogue. Returns the position from
+    /// which on a new stream tells the new ones, if there are any: one that starts earlier would describe what was.
     pub(super) async fn find_stale<'a>(
         &mut self,
         described: impl Iterator<Item = (u32, &'a TableName)>,

@@ -190,6 +190,13 @@ pub(super) async fn take_out(transaction: &Transaction<'_>, publication: &str, t
     Ok(transaction.batch_execute(&statement).await?)
 }
 
+/// Sets the publication to what it is, which makes the stream look anew at what is published.
+pub(super) async fn renew(transaction: &Transaction<'_>, publication: &str, via_root: bool) -> Result<(), Error> {
+    let publication = escape_identifier(publication);
+    let statement = format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = {via_root})");
+    Ok(transaction.batch_execute(&statement).await?)
+}
+
 /// Bounds every wait for a lock in the rest of this transaction.
 pub(super) async fn set_lock_wait(transaction: &Transaction<'_>, wait: Duration) -> Result<(), Error> {
     Ok(transaction.batch_execute(&format!("set local lock_timeout = {}", wait.as_millis())).await?)
@@ -220,6 +227,7 @@ mod tests {
             via_root: true,
             contains,
             partial: false,
+            forgets_partitions: false,
             guarded: true,
             hidden: Vec::new(),
             members,

@@ -15,6 +15,8 @@ pub(super) struct State {
     pub contains: bool,
     /// Whether only some rows or columns of the table are published.
     pub partial: bool,
+    /// Whether the stream must be told when partitions are attached or detached: before Postgres 15.
+    pub forgets_partitions: bool,
     /// Whether partitions that are made later have an identity: by the primary key, or because an event trigger sees to
     /// it (`walhook.keep_identity`).
     pub guarded: bool,
@@ -63,6 +65,7 @@ pub(super) async fn read(
         via_root: row.get("pubviaroot"),
         contains: row.get("contains"),
         partial: row.get("partial"),
+        forgets_partitions: row.get("forgets_partitions"),
         guarded: row.get("guarded"),
         hidden: row.get("hidden"),
         members: members

@@ -51,6 +51,10 @@ struct Said {
     names: HashMap<Uuid, String>,
     /// Tables and partitions on which an action failed.
     failed: HashSet<u32>,
+    /// The partitions of each table when the publication was last renewed.
+    partitions: HashMap<u32, Vec<u32>>,
+    /// Whether the last renewal failed.
+    renewal_failed: bool,
 }
 
 impl Catalogue {
@@ -67,6 +71,7 @@ impl Catalogue {
             }
             if *captured.borrow() != capture::State::Streaming {
                 said.problems = None;
+                said.partitions.clear();
                 continue;
             }
             let rounds = async {
@@ -111,7 +116,7 @@ impl Catalogue {
         transaction.commit().await?;
         drop(client);
 
-        let mut acted = false;
+        let mut acted = self.tell_of_partitions(tables.values().flatten(), said).await;
         for found in tables.values().flatten() {
             for action in diagnosis::actions(found, &given) {
                 acted |= self.act(found, action, said).await;
@@ -152,6 +157,38 @@ impl Catalogue {
             super::create::inconsistent(&trigger.definition, reason)
         })?;
         Ok(Some(Found { table, state }))
+    }
+
+    /// Where the stream does not learn of partitions by itself: makes it look anew when there are others than before,
+    /// and once when it began.
+    async fn tell_of_partitions(&self, found: impl Iterator<Item = &Found>, said: &mut Said) -> bool {
+        let mut renew = None;
+        for Found { table, state } in found.filter(|found| found.state.forgets_partitions) {
+            let members: Vec<u32> = state.members.iter().map(|member| member.relation).collect();
+            if table.is_partitioned() && said.partitions.get(&table.relation) != Some(&members) {
+                said.partitions.insert(table.relation, members);
+                renew = Some(state.via_root);
+            }
+        }
+        let Some(via_root) = renew else { return false };
+        let renewed = self.renew_publication(via_root).await;
+        if let Err(error) = &renewed {
+            said.partitions.clear();
+            if !said.renewal_failed {
+                warn!("changes of partitions that were attached may be missed: the publication cannot be set: {error}");
+            }
+        }
+        said.renewal_failed = renewed.is_err();
+        renewed.is_ok()
+    }
+
+    async fn renew_publication(&self, via_root: bool) -> Result<(), Error> {
+        let mut client = self.pool.get().await?;
+        let transaction = client.transaction().await?;
+        stored::lock_catalogue(&transaction).await?;
+        publication::renew(&transaction, &self.source.publication, via_root).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Does what a table needs. An identity that is missing and cannot be set leaves one thing to do.
