@@ -171,8 +171,8 @@ async fn follow(scene: &Scene, name: &str, first: i64) {
         if newest == format!("{name} {id}") { Ok(()) } else { Err(newest) }
     };
     eventually("the new name", DEADLINE, arrived).await;
-    let known = format!("select (count(*) - count(distinct id))::bigint from walhook.events where trigger = 't'");
-    assert_eq!(scene.count(&known).await, 0);
+    let known = "select (count(*) - count(distinct id))::bigint from walhook.events where trigger = 't'";
+    assert_eq!(scene.count(known).await, 0);
     let lost = format!(
         "select count(*) from {name} i where not exists
          (select from walhook.events e where e.trigger = 't' and (e.new ->> 'id')::int = i.id)"
