@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walhook::cli::{bench, demo, serve};
+use walhook::cli::{backfill, bench, demo, serve};
 
 /// Delivers committed Postgres row changes to webhooks.
 #[derive(Parser)]
@@ -17,6 +17,8 @@ struct Arguments {
 enum Command {
     /// Capture row changes, queue them, deliver them to webhooks
     Serve(Box<serve::ServeArgs>),
+    /// Send the existing rows of a trigger's table, while new changes go on
+    Backfill(Box<backfill::BackfillArgs>),
     /// See it work: a private throwaway Postgres, a sample shop, its webhooks
     Demo(demo::DemoArgs),
     /// Measure it against its floors: a private throwaway Postgres, a receiver, medians of several rounds
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Serve(args) => Box::pin(serve::run(*args)).await,
+            Command::Backfill(args) => Box::pin(backfill::run(*args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => Box::pin(bench::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::BenchReceiver(args) => bench::receive(args).await.map(|()| ExitCode::SUCCESS),

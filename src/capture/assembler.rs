@@ -1,16 +1,19 @@
 //! Frames in, chunks for the queue out. No I/O: what is here is only what a chunk may hold and when it is cut.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::Error;
+use super::backfill::{self, Outcome, Request, Tracker};
 use super::message;
 use crate::matching::{Change, Matcher, Moment, Watch};
 use crate::model::{Event, Lsn, Position, TableName};
 use crate::pgoutput::{self, Cell, Message, Relation, Tuple, TypeShape};
 use crate::postgres::replication::Frame;
-use crate::queue::{Activation, Chunk};
+use crate::queue::{Activation, Advance, Chunk};
 
 /// A chunk of whole transactions is cut here; a transaction that is a little larger still fits into one.
 const ENOUGH_EVENTS: usize = 2000;
@@ -25,15 +28,21 @@ pub(super) struct Assembler {
     catalogue_id: i16,
     /// Transactions that committed before this are in the log already.
     resume: Lsn,
+    /// Of the backfill at work.
+    tracker: Option<Tracker>,
+    /// A backfill was asked for, here or in another process.
+    backfill_asked: Arc<Notify>,
     /// The description of walhook's own `trigger_version`, whose rows are not events but definitions.
     definitions: Option<Relation>,
     open: Option<OpenTransaction>,
     events: Vec<Event>,
     bytes: usize,
     activations: VecDeque<Activation>,
-    /// How many of `events` and `activations` belong to transactions that ended.
+    advances: VecDeque<Advance>,
+    /// How many of `events`, `activations` and `advances` belong to transactions that ended.
     whole_events: usize,
     whole_activations: usize,
+    whole_advances: usize,
     /// The end of the last transaction that ended, when it is not in a chunk yet.
     whole_progress: Option<Lsn>,
     /// The message of a change that is matched again once its table's types were looked up.
@@ -60,19 +69,23 @@ struct OpenTransaction {
 }
 
 impl Assembler {
-    pub(super) fn new(matcher: Matcher, catalogue_id: i16, resume: Lsn) -> Self {
+    pub(super) fn new(matcher: Matcher, catalogue_id: i16, resume: Lsn, backfill_asked: Arc<Notify>) -> Self {
         Assembler {
             matcher,
             refused: message::Refused::default(),
             catalogue_id,
             resume,
+            tracker: None,
+            backfill_asked,
             definitions: None,
             open: None,
             events: Vec::with_capacity(MAX_EVENTS),
             bytes: 0,
             activations: VecDeque::new(),
+            advances: VecDeque::new(),
             whole_events: 0,
             whole_activations: 0,
+            whole_advances: 0,
             whole_progress: None,
             postponed: None,
             misfit: None,
@@ -100,6 +113,7 @@ impl Assembler {
                 self.open = None;
                 self.whole_events = self.events.len();
                 self.whole_activations = self.activations.len();
+                self.whole_advances = self.advances.len();
                 self.whole_progress = Some(end_lsn);
                 return Ok(self.is_empty().then_some(end_lsn));
             }
@@ -119,6 +133,9 @@ impl Assembler {
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
             Message::Logical { transactional: true, prefix, content } if prefix == message::PREFIX => self.say(content),
+            Message::Logical { transactional: true, prefix, content } if prefix == backfill::PREFIX => {
+                self.fill(content);
+            }
             Message::Type | Message::Logical { .. } => {}
         }
         Ok(None)
@@ -152,7 +169,56 @@ impl Assembler {
             }
             self.misfit = self.matcher.relation(relation).map(|relation| relation.table.clone());
         }
+        if let Some(tracker) = self.tracker.as_mut().filter(|tracker| tracker.minds(relation, open.moment.xid))
+            && self.events[before..].iter().any(|event| event.trigger_id == tracker.trigger_id())
+            && !matches!(change, Change::Insert(_))
+        {
+            // A row that is inserted is no row of the chunk, unless it was deleted before, which is noted.
+            tracker.note(open.moment.xid, self.matcher.key_before(relation, change, tracker.key()));
+        }
         self.count_bytes(before);
+    }
+
+    /// What a backfill's reader asks for.
+    pub(super) fn backfill(&mut self, request: Request) {
+        // A reader that is gone does not mind.
+        match request {
+            Request::Track { tracker, done } => {
+                self.tracker = Some(tracker);
+                let _ = done.send(());
+            }
+            Request::Fill { chunk, taken_in } => {
+                self.matcher.want_types_of(&chunk.relation);
+                if let Some(tracker) = &mut self.tracker {
+                    tracker.expect(chunk);
+                }
+                let _ = taken_in.send(());
+            }
+        }
+    }
+
+    /// A backfill was asked for, or this is the place of a chunk's rows.
+    fn fill(&mut self, content: &[u8]) {
+        let Some(open) = self.open.as_mut().filter(|open| !open.skipped) else { return };
+        let Some(tracker) = &mut self.tracker else { return self.backfill_asked.notify_one() };
+        let Some((chunk, superseded)) = tracker.pass(content) else { return self.backfill_asked.notify_one() };
+        let backfill::Chunk { backfill_id, trigger_id, relation, rows, last_key, looked_at, outcome, .. } = *chunk;
+        let before = self.events.len();
+        let (ids, moment) = ((trigger_id, backfill_id), &mut open.moment);
+        let tuples = rows.iter().map(|row| row.tuple());
+        if !self.matcher.backfill(ids, &relation, tuples, moment, &mut self.events) {
+            let _ = outcome.send(Outcome::Gone);
+            return;
+        }
+        let sent = (self.events.len() - before) as i64;
+        self.advances.push_back(Advance { backfill_id, last_key, looked_at, sent, superseded });
+        tracker.await_commit(outcome);
+        self.count_bytes(before);
+    }
+
+    /// A chunk with an advance is committed.
+    pub(super) fn advanced(&mut self) {
+        self.tracker.iter_mut().for_each(Tracker::committed);
     }
 
     /// Takes in what the writer of the open transaction said. It must never stop capture: anybody may write anything.
@@ -245,7 +311,7 @@ impl Assembler {
 
     /// Whether nothing waits for an append.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.activations.is_empty()
+        self.events.is_empty() && self.activations.is_empty() && self.advances.is_empty()
     }
 
     /// Whether a chunk must be cut before more is taken in. One event alone is never too much, however large: nothing
@@ -259,13 +325,18 @@ impl Assembler {
     /// open transaction is kept back, because the chunk that ends it must hold one to carry the progress.
     pub(super) fn cut(&mut self) -> Option<Chunk> {
         // Whole transactions without events need no append; the session notes how far they went.
-        if let Some(progress) = self.whole_progress.take().filter(|_| self.whole_events + self.whole_activations > 0) {
-            return Some(self.take_front(self.whole_events, self.whole_activations, Some(progress)));
+        if let Some(progress) = self.whole_progress.take().filter(|_| self.has_whole()) {
+            let (activations, advances) = (self.whole_activations, self.whole_advances);
+            return Some(self.take_front(self.whole_events, activations, advances, Some(progress)));
         }
         let full = self.is_full();
         let open = self.open.as_mut()?;
         open.cut |= full;
-        full.then(|| self.take_front(self.events.len() - 1, self.activations.len(), None))
+        full.then(|| self.take_front(self.events.len() - 1, self.activations.len(), self.advances.len(), None))
+    }
+
+    fn has_whole(&self) -> bool {
+        self.whole_events + self.whole_activations + self.whole_advances > 0
     }
 
     /// Whether the open transaction has uncommitted chunks in the queue.
@@ -273,12 +344,18 @@ impl Assembler {
         self.open.as_ref().is_some_and(|open| open.cut)
     }
 
-    fn take_front(&mut self, events: usize, activations: usize, progress: Option<Lsn>) -> Chunk {
+    fn take_front(&mut self, events: usize, activations: usize, advances: usize, progress: Option<Lsn>) -> Chunk {
         let rest = self.events.split_off(events);
         let taken = std::mem::replace(&mut self.events, rest);
         self.bytes = self.events.iter().map(Event::size).sum();
         self.whole_events = 0;
         self.whole_activations = 0;
-        Chunk { events: taken, activations: self.activations.drain(..activations).collect(), progress }
+        self.whole_advances = 0;
+        Chunk {
+            events: taken,
+            activations: self.activations.drain(..activations).collect(),
+            advances: self.advances.drain(..advances).collect(),
+            progress,
+        }
     }
 }

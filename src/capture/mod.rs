@@ -9,6 +9,7 @@
 //! from what the log writer says is committed, or from a progress row that is.
 
 mod assembler;
+pub mod backfill;
 mod health;
 mod message;
 mod names;

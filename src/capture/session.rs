@@ -1,16 +1,18 @@
 //! One connection's worth of capture: from taking the source over to the first error or the stop.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::assembler::Assembler;
+use super::backfill::{Reader, Request};
 use super::health::Keeper;
 use super::names::Names;
 use super::pace::Pace;
@@ -68,13 +70,26 @@ pub(super) async fn run(
     feed.tell_head(prepared.source_id, progress.last_seq);
     state.send_replace(State::Streaming);
     info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);
-    let assembler = Assembler::new(matcher, prepared.catalogue_id, progress.lsn);
+    let asked = Arc::new(Notify::new());
+    let assembler = Assembler::new(matcher, prepared.catalogue_id, progress.lsn, Arc::clone(&asked));
+    let (requests, asked_for) = mpsc::channel(1);
+    let reader = Reader {
+        database: options.database.clone(),
+        publication: options.publication.clone(),
+        queue: options.queue.clone(),
+        catalogue_id: prepared.catalogue_id,
+        requests,
+        asked,
+    };
+    let _reading = AbortOnDropHandle::new(tokio::spawn(reader.run()));
     let mut running = Running {
         feed,
         stream,
         assembler,
         types: TypeCatalogue::new(&options.database),
         names: Names::new(&options.database, prepared.facts.version_number),
+        requests: asked_for,
+        advanced: false,
         log: Log::Idle(Box::new(writer)),
         uncommitted: Uncommitted::default(),
         source_id: prepared.source_id,
@@ -188,6 +203,10 @@ struct Running<'a> {
     assembler: Assembler,
     types: TypeCatalogue,
     names: Names,
+    /// Of the reader of backfills.
+    requests: mpsc::Receiver<Request>,
+    /// A backfill advanced in the appends that wait for their commit.
+    advanced: bool,
     log: Log,
     uncommitted: Uncommitted,
     source_id: i16,
@@ -201,8 +220,8 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// The loop. Arms in order of priority: the stop; the end of an append, which frees the writer and lets us
-    /// acknowledge; the next frame, if there is room; the ends of pauses; the tick. Each is cancel-safe: the append
-    /// lives in `self.log` across iterations, and a frame that was not returned was not taken.
+    /// acknowledge; what a backfill asks for; the next frame, if there is room; the ends of pauses; the tick. Each is
+    /// cancel-safe: the append lives in `self.log` across iterations, and what was not returned was not taken.
     async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -216,6 +235,10 @@ impl Running<'_> {
                 biased;
                 () = stop.cancelled() => return self.finish().await,
                 appended = wait_for(&mut self.log) => self.appended(appended?),
+                Some(request) = self.requests.recv() => {
+                    self.assembler.backfill(request);
+                    self.look_up_types().await?;
+                }
                 frame = self.stream.next(), if !full && !rests => {
                     self.pace.took(1);
                     let reached = self.assembler.take(frame?)?;
@@ -295,11 +318,15 @@ impl Running<'_> {
         self.log = Log::Idle(writer);
         self.pace.appended(appended.events.len());
         self.uncommitted.push(appended.events, room, appended.last_seq);
+        self.advanced |= appended.advanced;
         let Some(progress) = appended.progress else { return };
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
         self.stream.acknowledge(self.durable);
         self.uncommitted.hand_over(self.source_id, self.feed);
+        if std::mem::take(&mut self.advanced) {
+            self.assembler.advanced();
+        }
     }
 
     /// Progress without events, and a look at what the stream does not tell.

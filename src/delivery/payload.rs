@@ -50,6 +50,9 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     out.extend_from_slice(b"},\"session_variables\":");
     out.extend_from_slice(event.session_variables.as_deref().unwrap_or(b"null"));
     out.extend_from_slice(b",\"trace_context\":null");
+    if let Some(id) = event.backfill_id {
+        out.extend_from_slice(format!(",\"backfill\":\"{id}\"").as_bytes());
+    }
     if endpoint.transaction {
         out.extend_from_slice(b",\"transaction\":");
         out.extend_from_slice(transaction(event).as_bytes());
@@ -105,6 +108,7 @@ mod tests {
             old_partial: false,
             undecided: false,
             session_variables: None,
+            backfill_id: None,
         }
     }
 
@@ -148,6 +152,14 @@ mod tests {
             "trace_context": null
         });
         assert_eq!(read["event"], expected);
+    }
+
+    #[test]
+    fn a_row_of_a_backfill_says_so_and_no_other() {
+        let id = Uuid::from_u128(9);
+        let event = Event { backfill_id: Some(id), ..event() };
+        assert_eq!(read(&endpoint(), &event)["event"]["backfill"], json!(id.to_string()));
+        assert_eq!(read(&endpoint(), &self::event())["event"].get("backfill"), None);
     }
 
     #[test]

@@ -12,6 +12,9 @@ const OLD: HeaderName = HeaderName::from_static("walhook-old");
 /// `undecided`: none of the trigger's `update.columns` may have changed.
 const UPDATE: HeaderName = HeaderName::from_static("walhook-update");
 
+/// The id of the backfill that sends the row.
+const BACKFILL: HeaderName = HeaderName::from_static("walhook-backfill");
+
 /// What stays as it is in a column's name.
 const COLUMN_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'$');
 
@@ -26,6 +29,9 @@ pub(super) fn headers(event: &Event) -> HeaderMap {
     }
     if event.undecided {
         headers.insert(UPDATE, HeaderValue::from_static("undecided"));
+    }
+    if let Some(value) = event.backfill_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+        headers.insert(BACKFILL, value);
     }
     headers
 }

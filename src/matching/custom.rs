@@ -58,6 +58,7 @@ impl CustomTypes {
             old_partial: false,
             undecided: false,
             session_variables: moment.session_variables.clone(),
+            backfill_id: None,
         }));
     }
 }

@@ -47,32 +47,32 @@ pub struct Moment {
 
 /// Matches changes against the watches in force. Knows the tables that the stream has described so far.
 pub struct Matcher {
-    system: String,
-    source: String,
-    watches: Watches,
-    types: Types,
-    plans: HashMap<u32, TablePlan>,
+    pub(super) system: String,
+    pub(super) source: String,
+    pub(super) watches: Watches,
+    pub(super) types: Types,
+    pub(super) plans: HashMap<u32, TablePlan>,
     /// Of roots whose partitions are published under their name.
-    partitions: HashMap<u32, KeyedPartitions>,
+    pub(super) partitions: HashMap<u32, KeyedPartitions>,
     /// Described since the last change, in order.
     described: Vec<u32>,
     custom: CustomTypes,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 /// What one table's watches want, worked out once for all its rows.
 pub(super) struct TablePlan {
-    relation: Relation,
-    subject: Arc<Subject>,
+    pub(super) relation: Relation,
+    pub(super) subject: Arc<Subject>,
     pub(super) columns: Vec<ColumnPlan>,
     pub(super) old_rows: OldRows,
     /// Distinct column sets; each is printed at most once a change, however many triggers want it.
     pub(super) masks: Vec<Mask>,
-    watchers: Vec<Watcher>,
+    pub(super) watchers: Vec<Watcher>,
 }
 
-struct Watcher {
-    trigger_id: Uuid,
+pub(super) struct Watcher {
+    pub(super) trigger_id: Uuid,
     /// The columns that choose the lane.
     key: Vec<usize>,
     insert: Option<OperationPlan>,
@@ -236,6 +236,7 @@ impl Matcher {
                 old_partial,
                 undecided,
                 session_variables: moment.session_variables.clone(),
+                backfill_id: None,
             });
         }
         sure
@@ -250,7 +251,7 @@ impl Matcher {
 }
 
 impl TablePlan {
-    fn new(
+    pub(super) fn new(
         relation: Relation,
         watches: &Watches,
         partitions: &HashMap<u32, KeyedPartitions>,
@@ -273,7 +274,7 @@ impl TablePlan {
         self.relation.columns.iter().map(|column| column.type_id)
     }
 
-    fn column_index(columns: &[ColumnPlan], name: &str) -> Option<usize> {
+    pub(super) fn column_index(columns: &[ColumnPlan], name: &str) -> Option<usize> {
         columns.iter().position(|column| column.name == name)
     }
 }
@@ -312,6 +313,11 @@ impl Watcher {
         }
     }
 
+    /// Which columns a row sends that did not change just now: those of an insert, if inserts are watched.
+    pub(super) fn payload_of_row(&self) -> Option<usize> {
+        [&self.insert, &self.update, &self.delete].into_iter().flatten().map(|plan| plan.payload).next()
+    }
+
     /// The operation, which columns it sends (by place in [`TablePlan::masks`]), and whether it could not be decided,
     /// if this watcher fires.
     fn wants(&self, plan: &TablePlan, change: Change<'_>) -> Option<(Operation, Option<usize>, bool)> {
@@ -334,7 +340,7 @@ impl Watcher {
         }
     }
 
-    fn lane(&self, change: Change<'_>) -> Lane {
+    pub(super) fn lane(&self, change: Change<'_>) -> Lane {
         let row = match change {
             Change::Insert(new) | Change::Update(_, new) => Some(new),
             Change::Delete(OldRow::Key(old) | OldRow::Full(old)) => Some(old),

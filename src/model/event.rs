@@ -92,6 +92,8 @@ pub struct Event {
     pub undecided: bool,
     /// What the writer said with `walhook.set_context`, a JSON object as text. Shared by the events of a transaction.
     pub session_variables: Option<Bytes>,
+    /// The backfill that sends the row; `None` for what happened just now.
+    pub backfill_id: Option<Uuid>,
 }
 
 impl Event {

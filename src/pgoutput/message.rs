@@ -203,6 +203,37 @@ impl<'a> Tuple<'a> {
     }
 }
 
+/// A row that is not part of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    count: u16,
+    bytes: Vec<u8>,
+}
+
+impl Row {
+    /// A row of these cells; `None` is null. A table has fewer columns and shorter values than the format allows.
+    pub fn of<'a>(cells: impl Iterator<Item = Option<&'a [u8]>>) -> Row {
+        let mut row = Row { count: 0, bytes: Vec::new() };
+        for cell in cells {
+            row.count += 1;
+            match cell {
+                None => row.bytes.push(b'n'),
+                Some(text) => {
+                    row.bytes.push(b't');
+                    row.bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                    row.bytes.extend_from_slice(text);
+                }
+            }
+        }
+        row
+    }
+
+    /// The row as a message would hold it.
+    pub fn tuple(&self) -> Tuple<'_> {
+        Tuple { count: self.count, bytes: &self.bytes }
+    }
+}
+
 /// Decodes one message.
 ///
 /// # Errors

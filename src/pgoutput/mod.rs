@@ -9,7 +9,7 @@ mod reader;
 mod types;
 mod value;
 
-pub use message::{Cell, Column, Identity, Message, OldRow, Relation, Relations, Tuple, decode};
+pub use message::{Cell, Column, Identity, Message, OldRow, Relation, Relations, Row, Tuple, decode};
 pub use reader::DecodeError;
 pub use types::{TypeShape, Types};
 pub use value::{Array, Composite, Field, Kind, write_key, write_string, write_value};

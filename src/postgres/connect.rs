@@ -9,6 +9,7 @@ use deadpool_postgres::{ClientWrapper, Runtime};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Connection};
 
+use super::replication::TEXT_OPTIONS;
 use super::settings::{Settings, Target};
 use super::transport::{InPlace, Transport};
 use super::{Error, SERVER_KEEPALIVES};
@@ -61,21 +62,33 @@ impl Drop for Session {
 /// # Errors
 /// What each place answered that the connection string names; ask [`Error::class`] whether to try again.
 pub async fn connect(settings: &Settings, application_name: &str) -> Result<Session, Error> {
-    let (client, driver) = open(settings, application_name).await?;
+    let (client, driver) = open(settings, application_name, "").await?;
     Ok(Session { client, driver })
 }
 
-async fn open(settings: &Settings, application_name: &str) -> Result<(Client, JoinHandle<()>), Error> {
-    first_usable(settings, |target| Box::pin(open_at(settings, application_name, target))).await
+/// Opens a session for reading tables: values have the same text as in the replication stream, and a table with rows
+/// that a policy would hide is an error.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_read(settings: &Settings, application_name: &str) -> Result<Session, Error> {
+    let options = format!("{TEXT_OPTIONS} -c row_security=off");
+    let (client, driver) = open(settings, application_name, &options).await?;
+    Ok(Session { client, driver })
+}
+
+async fn open(settings: &Settings, application_name: &str, options: &str) -> Result<(Client, JoinHandle<()>), Error> {
+    first_usable(settings, |target| Box::pin(open_at(settings, application_name, options, target))).await
 }
 
 async fn open_at(
     settings: &Settings,
     application_name: &str,
+    options: &str,
     target: Target,
 ) -> Result<((Client, JoinHandle<()>), bool), Error> {
     let transport = Transport::open(settings, &target).await?;
-    let options = format!("{SESSION_OPTIONS} {SERVER_KEEPALIVES}");
+    let options = format!("{SESSION_OPTIONS} {options} {SERVER_KEEPALIVES}");
     let config = settings.login(&target, application_name, &options, transport.is_encrypted())?;
     let connected = config.connect_raw(transport, InPlace).await;
     let (client, connection) = connected.map_err(|reason| Error::Connect { address: target.to_string(), reason })?;
@@ -139,7 +152,7 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<ClientWrapper, Error> {
-        let (client, driver) = open(&self.settings, &self.application_name).await?;
+        let (client, driver) = open(&self.settings, &self.application_name, "").await?;
         Ok(ClientWrapper::new(client, driver))
     }
 

@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0007_slot_status", include_str!("../../sql/migrations/0007_slot_status.sql")),
     ("0008_sources", include_str!("../../sql/migrations/0008_sources.sql")),
     ("0009_progress_after_gap", include_str!("../../sql/migrations/0009_progress_after_gap.sql")),
+    ("0010_backfill", include_str!("../../sql/migrations/0010_backfill.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

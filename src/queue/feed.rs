@@ -177,12 +177,13 @@ mod tests {
             old_partial: false,
             undecided: false,
             session_variables: None,
+            backfill_id: None,
         };
         Logged { seq, source_id: 1, event }
     }
 
     fn chunk(seq: i64, bytes: usize, progress: Option<Lsn>) -> Chunk {
-        Chunk { events: vec![logged(seq, bytes).event], activations: Vec::new(), progress }
+        Chunk { events: vec![logged(seq, bytes).event], activations: Vec::new(), advances: Vec::new(), progress }
     }
 
     async fn told(receiver: &mut FeedReceiver) -> Result<Vec<i64>, i64> {

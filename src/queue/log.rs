@@ -26,6 +26,21 @@ pub struct Activation {
     pub definition: Option<String>,
 }
 
+/// How far a backfill came with the events beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// The backfill.
+    pub backfill_id: Uuid,
+    /// The key of the last row that was looked at, as texts.
+    pub last_key: Vec<String>,
+    /// Rows that were looked at since the last advance.
+    pub looked_at: i64,
+    /// Those that are sent.
+    pub sent: i64,
+    /// Those that are not, because the stream had newer events of them.
+    pub superseded: i64,
+}
+
 /// Events for one append.
 #[derive(Debug, Default)]
 pub struct Chunk {
@@ -33,6 +48,8 @@ pub struct Chunk {
     pub events: Vec<Event>,
     /// Versions passed among them.
     pub activations: Vec<Activation>,
+    /// Backfills whose rows are among them.
+    pub advances: Vec<Advance>,
     /// How far the source is done with once this chunk is committed; `None` for a part of a transaction whose end has
     /// not come, which stays uncommitted. The last chunk of a transaction that had events holds at least one.
     pub progress: Option<Lsn>,
@@ -45,6 +62,8 @@ pub struct Appended {
     pub progress: Option<Lsn>,
     /// The chunk's events with their places.
     pub events: Vec<Logged>,
+    /// Whether a backfill advanced in it.
+    pub advanced: bool,
     /// The log's last seq.
     pub last_seq: i64,
 }
@@ -60,7 +79,7 @@ pub struct LogWriter {
     append: Statement,
 }
 
-const COLUMNS: i16 = 20;
+const COLUMNS: i16 = 21;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -94,12 +113,18 @@ impl LogWriter {
             self.partitions.ensure(&*self.session, days).await?;
         }
         // A COPY alone is a transaction of its own and saves two round trips; that is the usual case.
-        let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty();
+        let advanced = !chunk.advances.is_empty();
+        let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty() || advanced;
         if needs_transaction && !self.in_transaction {
             self.session.batch_execute("begin").await?;
             self.in_transaction = true;
         }
         catalogue::activate(&*self.session, self.source_id, &chunk.activations).await?;
+        for advance in &chunk.advances {
+            let Advance { backfill_id, last_key, looked_at, sent, superseded } = advance;
+            let sql = include_str!("../../sql/backfill_advance.sql");
+            self.session.execute(sql, &[backfill_id, last_key, looked_at, sent, superseded]).await?;
+        }
         if let (true, Some(progress)) = (chunk.events.is_empty(), chunk.progress) {
             // No event carries the progress, and nothing may be acknowledged that is not durable here.
             source::write_progress(&*self.session, self.source_id, progress).await?;
@@ -109,7 +134,7 @@ impl LogWriter {
             self.session.batch_execute("commit").await?;
             self.in_transaction = false;
         }
-        Ok(Appended { progress: chunk.progress, events, last_seq: self.next_seq - 1 })
+        Ok(Appended { progress: chunk.progress, events, advanced, last_seq: self.next_seq - 1 })
     }
 
     async fn copy(&mut self, events: Vec<Event>, progress: Option<Lsn>) -> Result<Vec<Logged>, Error> {
@@ -161,6 +186,7 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
     rows.set(event.undecided);
     rows.optional_bytes(event.subject.event_type().map(str::as_bytes));
     rows.optional_bytes(event.session_variables.as_deref());
+    rows.optional_bytes(event.backfill_id.as_ref().map(|id| id.as_bytes().as_slice()));
     match progress {
         Some(progress) => rows.lsn(progress),
         None => rows.null(),

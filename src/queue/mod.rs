@@ -3,6 +3,7 @@
 //! This is the contract between `capture`, which appends, and `delivery`, which works the log off; nothing outside this
 //! room knows that the log is a table.
 
+mod backfill;
 mod backlog;
 mod catalogue;
 mod copy;
@@ -18,13 +19,14 @@ mod row;
 mod slot_status;
 mod source;
 
+pub use backfill::{Advanced, Backfill, advanced, end_backfill, next_backfill, start_backfill};
 pub use backlog::{Backlog, Bounds, attempted_after, heads, read_backlog};
 pub use catalogue::{Version, activate, active_watches, adopt, read_catalogue, triggers, versions_so_far};
 pub use cursor::{CursorMove, read_cursors, write_cursors};
 pub use deferred::{Deferred, due, next_due};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Room, Uncommitted, feed};
 pub use lane::{Acquired, try_acquire_lanes};
-pub use log::{Activation, Appended, Chunk, LogWriter};
+pub use log::{Activation, Advance, Appended, Chunk, LogWriter};
 pub use outcome::{OutcomeWriter, Settled};
 pub use partition::{Partitions, ensure_partitions};
 pub use preflight::check;

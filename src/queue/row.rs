@@ -84,7 +84,7 @@ impl LastSubject {
 
 /// Reads an event from the columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on: id, lane,
 /// operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row,
-/// undecided, event type, context.
+/// undecided, event type, context, backfill.
 pub(super) fn logged(
     row: &Row,
     (source_id, seq): (i16, i64),
@@ -120,6 +120,7 @@ pub(super) fn logged(
         old_partial: row.get::<_, Option<bool>>(first + 12).unwrap_or(false),
         undecided: row.get::<_, Option<bool>>(first + 13).unwrap_or(false),
         session_variables: rows(first + 15),
+        backfill_id: row.get(first + 16),
     };
     Ok(Logged { seq, source_id, event })
 }

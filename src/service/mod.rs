@@ -144,6 +144,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tasks.finish(config.grace).await
 }
 
+/// The catalogue of one source for a command that works on the databases itself, beside the nodes that serve. Without
+/// a name it is the only source of the settings.
+///
+/// # Errors
+/// [`Error::UnknownSource`] where no node ever captured the source; otherwise what Postgres said.
+pub async fn open_catalogue(config: &Config, name: Option<&str>) -> Result<Catalogue, Error> {
+    let unknown = |name: &str| Error::UnknownSource(name.to_owned());
+    let source = match (config.sources.as_slice(), name) {
+        // Its name is the flag's, or the default.
+        ([only], _) => only,
+        (several, Some(name)) => several.iter().find(|source| source.name == name).ok_or_else(|| unknown(name))?,
+        (_, None) => return Err(unknown("(name one of several with --source)")),
+    };
+    let name = name.unwrap_or(&source.name);
+    let session = postgres::connect(&config.queue, "walhook command").await?;
+    let found = queue::find_source(&*session, name).await?;
+    let publication = found.ok_or_else(|| unknown(name))?.publication;
+    let pool = |database| postgres::pool(database, "walhook command", 1);
+    let info = SourceInfo { name: name.to_owned(), publication };
+    Ok(Catalogue::new(pool(&source.database), pool(&config.queue), info, config.replica_identity, None))
+}
+
 async fn listen(config: &Config) -> Result<TcpListener, Error> {
     let address = config.listen;
     TcpListener::bind(address).await.map_err(|reason| Error::Listen { address, reason })

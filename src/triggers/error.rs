@@ -43,6 +43,23 @@ pub enum Error {
     /// A request for the event is under way.
     #[error("event is already being processed")]
     EventBusy,
+    /// The rows of the trigger's table cannot be sent.
+    #[error("event trigger \"{trigger}\" cannot be backfilled: {reason}")]
+    NoBackfill {
+        /// Its name.
+        trigger: String,
+        /// Why.
+        reason: String,
+    },
+    /// Not a condition on a row of the table.
+    #[error(
+        "the condition is not one that Postgres takes for a row of the table: {0}; functions and operators that are \
+         not Postgres' own need their schema"
+    )]
+    Condition(String),
+    /// There is no backfill of this id, or it is over.
+    #[error("no backfill with id \"{0}\" is waiting or running")]
+    UnknownBackfill(String),
     /// The definition is well formed but cannot work in this database or environment.
     #[error("Inconsistent object: in {subject}: in event trigger \"{trigger}\": {reason}")]
     Inconsistent {

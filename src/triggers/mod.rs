@@ -1,5 +1,6 @@
-//! The catalogue of triggers: create, replace, delete, invoke, redeliver.
+//! The catalogue of triggers: create, replace, delete, invoke, redeliver, backfill.
 
+mod backfill;
 mod create;
 mod delete;
 mod error;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+pub use backfill::BackfillStatus;
 pub use error::{Error, Inconsistency, Unwatchable};
 
 use tokio_postgres::GenericClient;

@@ -87,6 +87,27 @@ pub(super) fn redeliver(args: &Node<'_>) -> Result<(String, String), DecodeError
     Ok((object.required("event_id")?.text()?.to_owned(), source(&object)?))
 }
 
+/// `backfill_event_trigger`: name, condition and source.
+pub(super) fn backfill(args: &Node<'_>) -> Result<(String, Option<String>, String), DecodeError> {
+    let object = args.object("BackfillEventTriggerQuery")?;
+    let name = object.required("name")?.non_empty_text()?.to_owned();
+    let condition = object.optional("where").map(|node| node.non_empty_text()).transpose()?.map(ToOwned::to_owned);
+    Ok((name, condition, source(&object)?))
+}
+
+/// `get_backfills`: the trigger's name, if those of one are asked for, and source.
+pub(super) fn backfills(args: &Node<'_>) -> Result<(Option<String>, String), DecodeError> {
+    let object = args.object("GetBackfillsQuery")?;
+    let name = object.optional("name").map(|node| node.non_empty_text()).transpose()?.map(ToOwned::to_owned);
+    Ok((name, source(&object)?))
+}
+
+/// `cancel_backfill`: the backfill's id and source. Any text may be asked for, as with events.
+pub(super) fn cancel_backfill(args: &Node<'_>) -> Result<(String, String), DecodeError> {
+    let object = args.object("CancelBackfillQuery")?;
+    Ok((object.required("backfill_id")?.text()?.to_owned(), source(&object)?))
+}
+
 fn source(object: &Object<'_>) -> Result<String, DecodeError> {
     let node = object.optional("source");
     Ok(node.map(|node| node.text()).transpose()?.unwrap_or(DEFAULT_SOURCE).to_owned())

@@ -82,9 +82,11 @@ impl ApiError {
             | Error::UnknownTable { .. }
             | Error::UnknownColumn(_)
             | Error::UnknownTrigger(_)
-            | Error::EventNotFound => "not-exists",
+            | Error::EventNotFound
+            | Error::UnknownBackfill(_) => "not-exists",
             Error::Duplicate(_) => "already-exists",
-            Error::OtherTable | Error::ManualDisabled => "not-supported",
+            Error::OtherTable | Error::ManualDisabled | Error::NoBackfill { .. } => "not-supported",
+            Error::Condition(_) => "validation-failed",
             Error::EventBusy | Error::Locked { .. } => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",
             Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),

@@ -101,6 +101,18 @@ async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value
             let event_id = state.catalogue(&source)?.invoke(&name, &payload).await?;
             Ok(json!({ "event_id": event_id }))
         }
+        Command::Backfill { name, condition, source } => {
+            let id = state.catalogue(&source)?.start_backfill(&name, condition.as_deref()).await?;
+            Ok(json!({ "backfill_id": id }))
+        }
+        Command::Backfills { name, source } => {
+            let found = state.catalogue(&source)?.backfills(name.as_deref(), None).await?;
+            Ok(json!({ "backfills": found }))
+        }
+        Command::CancelBackfill { id, source } => {
+            state.catalogue(&source)?.cancel_backfill(&id).await?;
+            Ok(success)
+        }
         Command::Redeliver { event_id, source } => {
             state.catalogue(&source)?.redeliver(&event_id).await?;
             Ok(success)

@@ -25,10 +25,21 @@ pub(super) enum Command {
     Delete { name: String, source: String },
     Invoke { name: String, source: String, payload: Box<RawValue> },
     Redeliver { event_id: String, source: String },
+    Backfill { name: String, condition: Option<String>, source: String },
+    Backfills { name: Option<String>, source: String },
+    CancelBackfill { id: String, source: String },
 }
 
 /// The names of commands, without prefix.
-const COMMANDS: [&str; 4] = ["create_event_trigger", "delete_event_trigger", "invoke_event_trigger", "redeliver_event"];
+const COMMANDS: [&str; 7] = [
+    "create_event_trigger",
+    "delete_event_trigger",
+    "invoke_event_trigger",
+    "redeliver_event",
+    "backfill_event_trigger",
+    "get_backfills",
+    "cancel_backfill",
+];
 /// Hasura's prefix for Postgres.
 const PREFIX: &str = "pg_";
 /// Hasura's prefixes for other databases, and what it calls these.
@@ -111,6 +122,18 @@ fn arguments(command: &str, args: &Value, body: &str) -> Result<Command, DecodeE
         "invoke_event_trigger" => {
             let (name, source, payload) = decode::invoke(&node)?;
             Ok(Command::Invoke { name, source, payload: raw_payload(body, &payload)? })
+        }
+        "backfill_event_trigger" => {
+            let (name, condition, source) = decode::backfill(&node)?;
+            Ok(Command::Backfill { name, condition, source })
+        }
+        "get_backfills" => {
+            let (name, source) = decode::backfills(&node)?;
+            Ok(Command::Backfills { name, source })
+        }
+        "cancel_backfill" => {
+            let (id, source) = decode::cancel_backfill(&node)?;
+            Ok(Command::CancelBackfill { id, source })
         }
         _ => {
             let (event_id, source) = decode::redeliver(&node)?;

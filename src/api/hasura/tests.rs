@@ -338,7 +338,8 @@ fn the_first_failing_check_is_reported() {
 fn missing_arguments_and_wrong_frames() {
     let object = |found: &str| format!("parsing Object failed, expected Object, but encountered {found}");
     let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
-         \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\"], but found tag \"random\"";
+         \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \
+         \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\"], but found tag \"random\"";
     let cases: Vec<(Value, Endpoint, &str, String)> = vec![
         (json!("text"), Endpoint::Query, "$", object("String")),
         (json!([]), Endpoint::Query, "$", object("Array")),

@@ -101,6 +101,7 @@ impl Shape {
             old_partial: false,
             undecided: false,
             session_variables: None,
+            backfill_id: None,
         }
     }
 

@@ -27,7 +27,7 @@ use incoming::Incoming;
 
 /// Text output is what `pgoutput` expects, whatever the server's, the database's or the role's settings are. With this
 /// search path a name of the catalogue (`regclass` and its like) is printed with its schema.
-const OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c bytea_output=hex \
+pub(super) const TEXT_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c bytea_output=hex \
                        -c extra_float_digits=1 -c search_path=pg_catalog -c quote_all_identifiers=off \
                        -c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
 /// Commands but the start answer at once.
@@ -63,7 +63,7 @@ impl Connection {
         target: Target,
     ) -> Result<(Connection, bool), Error> {
         let transport = Transport::open(settings, &target).await?;
-        let options = format!("{OPTIONS} {SERVER_KEEPALIVES}");
+        let options = format!("{TEXT_OPTIONS} {SERVER_KEEPALIVES}");
         let config = settings.login(&target, application_name, &options, transport.is_encrypted())?;
         let end_point = transport.end_point().map(<[u8]>::to_vec);
         let (reader, outgoing) = tokio::io::split(transport);
