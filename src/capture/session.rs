@@ -203,7 +203,6 @@ struct Running<'a> {
     assembler: Assembler,
     types: TypeCatalogue,
     names: Names,
-    /// Of the reader of backfills.
     requests: mpsc::Receiver<Request>,
     /// A backfill advanced in the appends that wait for their commit.
     advanced: bool,
