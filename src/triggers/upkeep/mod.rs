@@ -14,6 +14,7 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::IsolationLevel;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -92,7 +93,10 @@ impl Catalogue {
     /// Looks at every table, acts, reports. Returns whether anything was changed.
     async fn round(&self, said: &mut Said) -> Result<bool, Error> {
         let mut client = self.pool.get().await?;
-        let transaction = client.transaction().await?;
+        // One snapshot: a table that is seen published, as before a trigger's deletion, and with the identity it has
+        // after it, would be given FULL again.
+        let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+        let transaction = snapshot.start().await?;
         let source_id = self.catalogue_id(&*transaction).await?;
         let watched = self.watched(&transaction, source_id).await?;
         let chosen = transaction.query(include_str!("../../../sql/upkeep_changed.sql"), &[&source_id]).await?;
