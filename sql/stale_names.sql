@@ -1,5 +1,5 @@
 -- Purpose: whether one of these tables has another name by now, and where the WAL ends.
--- Caller: capture::names, every few seconds before Postgres 16. Locks: none. Index: pg_class_oid_index.
+-- Caller: capture::names, every few seconds. Locks: none. Index: pg_class_oid_index.
 select exists (
            select from unnest($1::oid[], $2::text[], $3::text[]) known (relation, schema_name, table_name)
            join pg_class c on c.oid = known.relation

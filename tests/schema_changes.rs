@@ -159,7 +159,7 @@ async fn a_renamed_schema_or_root_is_followed() {
     follow(&scene, "store.things", 100_000).await;
 }
 
-/// Writes rows until one comes under this name: before Postgres 16 the stream does not tell, and the catalogue is asked
+/// Writes rows until one comes under this name: the stream does not tell of every new name, and the catalogue is asked
 /// every few seconds. From then on no row comes under another one, and none is lost.
 async fn follow(scene: &Scene, name: &str, first: i64) {
     let last = std::cell::Cell::new(first);

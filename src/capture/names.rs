@@ -1,5 +1,5 @@
-//! Names that the stream does not tell. Before Postgres 16 a table is not described again when its schema, or the root
-//! that its rows are published under, gets another name. A new stream describes everything as it is.
+//! Names that the stream does not tell. A table is not described again when the root that its rows are published under
+//! gets another name, nor before Postgres 16 when its schema does. A new stream describes everything as it is.
 
 use tokio_postgres::types::PgLsn;
 
@@ -7,13 +7,9 @@ use super::Error;
 use crate::model::{Lsn, TableName};
 use crate::postgres::{self, Session, Settings};
 
-/// From here on the stream tells.
-const TOLD_SINCE: i32 = 160_000;
-
 /// What is known of names that changed.
 pub(super) struct Names {
     database: Settings,
-    told: bool,
     /// Opened with the first look.
     session: Option<Session>,
     /// The end of the WAL when a name was first seen to be another one.
@@ -21,8 +17,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(database: &Settings, version_number: i32) -> Self {
-        Names { database: database.clone(), told: version_number >= TOLD_SINCE, session: None, stale_since: None }
+    pub(super) fn new(database: &Settings) -> Self {
+        Names { database: database.clone(), session: None, stale_since: None }
     }
 
     /// Compares the names of tables as the stream gave them with the source's catalogue. Returns the position from
@@ -31,9 +27,6 @@ impl Names {
         &mut self,
         described: impl Iterator<Item = (u32, &'a TableName)>,
     ) -> Result<Option<Lsn>, Error> {
-        if self.told {
-            return Ok(None);
-        }
         if self.session.as_ref().is_none_or(|session| session.is_closed()) {
             self.session = Some(postgres::connect(&self.database, "walhook names").await?);
         }

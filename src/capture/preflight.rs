@@ -12,8 +12,6 @@ use crate::postgres::{self, NotReady};
 pub struct Facts {
     /// As `server_version` shows it.
     pub version: String,
-    /// As `server_version_num` shows it, such as 150018.
-    pub version_number: i32,
     /// The cluster's identifier, in decimal.
     pub system_identifier: String,
     /// The timeline that it writes.
@@ -93,7 +91,6 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
     }
     Ok(Facts {
         version: row.get("version_text"),
-        version_number: row.get("version"),
         // A server in recovery or without logical WAL was refused.
         system_identifier: row.get::<_, Option<String>>("system_identifier").unwrap_or_default(),
         timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default(),

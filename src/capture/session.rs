@@ -87,7 +87,7 @@ pub(super) async fn run(
         stream,
         assembler,
         types: TypeCatalogue::new(&options.database),
-        names: Names::new(&options.database, prepared.facts.version_number),
+        names: Names::new(&options.database),
         requests: asked_for,
         advanced: false,
         log: Log::Idle(Box::new(writer)),
@@ -334,7 +334,7 @@ impl Running<'_> {
         let settled = matches!(self.log, Log::Idle(_)) && !self.assembler.has_cut_open_transaction();
         if settled && stale.is_some_and(|since| self.reached >= since) {
             self.write_idle_progress().await?;
-            return Err(ended("a table has another name, which this version of Postgres tells a new stream only"));
+            return Err(ended("a table has another name, which Postgres tells a new stream only"));
         }
         let passed = self.reached.bytes_since(self.durable);
         let due = passed >= IDLE_STEP && self.idle_written.elapsed() >= TICK * 2;
