@@ -3,14 +3,19 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::cluster::TestDatabase;
 use support::receiver::{Answer, Receiver, Request, Script};
 use support::scene::{DEADLINE, Scene};
 use support::walhook::Start;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+use uuid::Uuid;
 use walhook::postgres::Session;
 use walhook::postgres::cluster::{Cluster, Mode, Options};
+use walhook::queue::{self, Version};
 
 const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
 
@@ -253,4 +258,31 @@ async fn everything_missing_in_both_databases_is_said_at_once() {
     }
     source.execute(&format!("drop role {role}")).await;
     drop(receiver);
+}
+
+/// The API and capture tell the queue of a definition at the same moment.
+#[tokio::test]
+async fn a_definition_is_adopted_by_several_at_once() {
+    const SESSIONS: usize = 6;
+    let (scene, queue_database, queue) = apart(ITEMS).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    let row = queue.query_one("select definition::text from walhook.trigger", &[]).await.expect("the trigger");
+    let definition: Value = serde_json::from_str(row.get(0)).expect("JSON");
+    let barrier = Arc::new(Barrier::new(SESSIONS));
+    let mut tasks = JoinSet::new();
+    for _ in 0..SESSIONS {
+        let (session, definition, barrier) = (queue_database.connect().await, definition.clone(), barrier.clone());
+        tasks.spawn(async move {
+            for round in 1..=100 {
+                barrier.wait().await;
+                let mut named = definition.clone();
+                named["name"] = json!(format!("t{round}"));
+                let trigger_id = Uuid::from_u128(round);
+                let version = Version { trigger_id, version: 1, definition: named.to_string(), ended: false };
+                queue::adopt(&*session, 1, &[version]).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+            }
+        });
+    }
+    tasks.join_all().await;
+    wait_for_count(&queue, "select count(*) from walhook.trigger where name like 't_%'", 100).await;
 }
