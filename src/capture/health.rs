@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::types::PgLsn;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::session::{TICK_TIMEOUT, ended, within};
 use super::{Error, Options};
@@ -33,11 +33,15 @@ pub(super) struct Keeper<'a> {
     source_id: i16,
     /// What was written last, and when.
     written: Option<(SlotStatus, Instant)>,
+    /// Whether a warning was said that is not over.
+    warned: bool,
+    /// Whether the last write failed, which was said.
+    unwritten: bool,
 }
 
 impl<'a> Keeper<'a> {
     pub(super) fn new(session: Session, options: &'a Options, timeline: i32, source_id: i16) -> Self {
-        Keeper { session, options, timeline, source_id, written: None }
+        Keeper { session, options, timeline, source_id, written: None, warned: false, unwritten: false }
     }
 
     /// Goes on until the session ends or the slot is lost.
@@ -62,9 +66,9 @@ impl<'a> Keeper<'a> {
                     let Some(status) = within(TICK_TIMEOUT, self.look()).await? else { continue };
                     // A stream that waits for a stalled append would hear of it late.
                     let lost = status.wal_status.as_deref() == Some(LOST);
-                    if let Err(error) = within(TICK_TIMEOUT, self.note(status)).await {
-                        debug!(source = self.options.source, "walhook.source_status is not up to date: {error}");
-                    }
+                    self.tell(status.warning.as_deref());
+                    let written = within(TICK_TIMEOUT, self.note(status)).await;
+                    self.tell_of_write(written);
                     if lost {
                         return Err(ended("the server invalidated the slot"));
                     }
@@ -74,10 +78,7 @@ impl<'a> Keeper<'a> {
     }
 
     async fn note(&mut self, status: SlotStatus) -> Result<(), queue::Error> {
-        let before = self.written.as_ref();
-        let warned = before.and_then(|(before, _)| before.warning.as_ref());
-        self.tell(warned, status.warning.as_ref());
-        let is_news = before.is_none_or(|(before, written_at)| {
+        let is_news = self.written.as_ref().is_none_or(|(before, written_at)| {
             before.wal_status != status.wal_status
                 || before.warning.is_some() != status.warning.is_some()
                 || written_at.elapsed() >= WRITE_EVERY
@@ -126,11 +127,21 @@ impl<'a> Keeper<'a> {
     }
 
     /// Once when it begins and once when it is over.
-    fn tell(&self, before: Option<&String>, now: Option<&String>) {
+    fn tell(&mut self, warning: Option<&str>) {
         let (source, slot) = (&self.options.source, &self.options.slot);
-        match (before, now) {
-            (None, Some(warning)) => warn!(source, slot, "{warning}"),
-            (Some(_), None) => info!(source, slot, "the slot keeps little WAL again, for what it may keep"),
+        match (std::mem::replace(&mut self.warned, warning.is_some()), warning) {
+            (false, Some(warning)) => warn!(source, slot, "{warning}"),
+            (true, None) => info!(source, slot, "the slot keeps little WAL again, for what it may keep"),
+            _ => {}
+        }
+    }
+
+    /// Once when the queue cannot take the status; it is tried again at each look.
+    fn tell_of_write(&mut self, written: Result<(), Error>) {
+        let source = &self.options.source;
+        match (std::mem::replace(&mut self.unwritten, written.is_err()), written) {
+            (false, Err(error)) => warn!(source, "walhook.source_status is not up to date, trying again: {error}"),
+            (true, Ok(())) => info!(source, "walhook.source_status is up to date again"),
             _ => {}
         }
     }
@@ -145,7 +156,7 @@ fn warning(wal_status: Option<&str>, retained: Option<i64>, limit: Option<i64>) 
     }
     Some(format!(
         "the slot keeps {} MiB of WAL and max_slot_wal_keep_size is {} MiB: beyond it changes are lost. Find out why \
-         events are not queued (the log, a full disk, a long transaction), or run  \
+         events are not queued (the log, a full disk, a long transaction), or run: \
          ALTER SYSTEM SET max_slot_wal_keep_size = '{}MB'; SELECT pg_reload_conf();",
         retained / MEBIBYTE,
         limit / MEBIBYTE,

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use self::diagnosis::{Action, Found, Given};
 use super::publication::{self, LOCK_WAIT_SHORT, set_lock_wait};
 use super::published::{self, Member};
-use super::table::{self, quote};
+use super::table::{self, Table, quote};
 use super::{Catalogue, Error, Inconsistency, stored};
 use crate::capture;
 use crate::model::{Definition, TableName};
@@ -199,13 +199,13 @@ impl Catalogue {
     async fn act(&self, found: &Found, action: Action, said: &mut Said) -> bool {
         let table = &found.table;
         let (relation, name, done) = match action {
-            Action::TakeOut => (table.relation, quote(&table.name), self.take_out(&table.name).await),
+            Action::TakeOut => (table.relation, quote(&table.name), self.take_out(table).await),
             Action::GiveIdentity { member, urgent } => {
                 let (relation, name) = (member.relation, member.quoted());
-                let done = self.give_identity(member, urgent).await;
+                let done = self.give_identity(table, member, urgent).await;
                 if let (Err(error), true) = (&done, urgent) {
                     warn!(table = name, "it has no replica identity and could not be given one: {error}");
-                    (table.relation, quote(&table.name), self.take_out(&table.name).await)
+                    (table.relation, quote(&table.name), self.take_out(table).await)
                 } else {
                     (relation, name, done)
                 }
@@ -214,7 +214,9 @@ impl Catalogue {
         match done {
             Ok(what) => {
                 said.failed.remove(&relation);
-                info!(table = name, "{what}");
+                if let Some(what) = what {
+                    info!(table = name, "{what}");
+                }
                 true
             }
             Err(error) => {
@@ -226,25 +228,43 @@ impl Catalogue {
         }
     }
 
-    async fn give_identity(&self, member: Member, urgent: bool) -> Result<&'static str, Error> {
+    /// Returns what was done; nothing where it is not needed any more.
+    async fn give_identity(&self, table: &Table, member: Member, urgent: bool) -> Result<Option<&'static str>, Error> {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
         set_lock_wait(&transaction, if urgent { LOCK_WAIT_SHORT } else { LOCK_WAIT_BRIEF }).await?;
         stored::lock_catalogue(&transaction).await?;
+        let published = self.published_members(&transaction, table).await?;
+        if !published.iter().any(|now| now.relation == member.relation && now.wants_identity()) {
+            return Ok(None);
+        }
         let source_id = self.catalogue_id(&*transaction).await?;
         member.give_identity(&transaction, source_id).await?;
         transaction.commit().await?;
-        Ok("given a replica identity: it is a new part of a table with triggers, or its own did not do any more")
+        Ok(Some("given a replica identity: it is a new part of a table with triggers, or its own did not do any more"))
     }
 
-    async fn take_out(&self, table: &TableName) -> Result<&'static str, Error> {
+    /// Returns what was done; nothing where it is not needed any more.
+    async fn take_out(&self, table: &Table) -> Result<Option<&'static str>, Error> {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
         set_lock_wait(&transaction, LOCK_WAIT_SHORT).await?;
         stored::lock_catalogue(&transaction).await?;
-        publication::take_out(&transaction, &self.source.publication, table).await?;
+        if !self.published_members(&transaction, table).await?.iter().any(Member::is_unsafe) {
+            return Ok(None);
+        }
+        publication::take_out(&transaction, &self.source.publication, &table.name).await?;
         transaction.commit().await?;
-        Ok("taken out of the publication: without a replica identity the application's UPDATE and DELETE would fail")
+        Ok(Some(
+            "taken out of the publication: without a replica identity the application's UPDATE and DELETE would fail",
+        ))
+    }
+
+    /// The table and its partitions as they are under the catalogue's lock, if they are published: since they were
+    /// looked at, the deletion of their last trigger may have given back what would be set again now.
+    async fn published_members(&self, transaction: &Transaction<'_>, table: &Table) -> Result<Vec<Member>, Error> {
+        let state = published::read(transaction, &self.source, table.relation).await?;
+        Ok(state.filter(|state| state.contains).map(|state| state.members).unwrap_or_default())
     }
 
     /// Writes what is wrong with which trigger, if that changed, and logs what is new.
