@@ -7,7 +7,7 @@ insert into walhook.trigger as known (id, source_id, name, relation, version, de
 select a.id, $1, a.definition::json ->> 'name', null, a.version, a.definition::json, case when a.ended then now() end
 from unnest($2::uuid[], $3::int[], $4::text[], $5::bool[]) a (id, version, definition, ended)
 cross join (
-    select count(pg_advisory_xact_lock(hashtextextended('walhook.trigger ' || $1::smallint || ' ' || n.name, 0))) as taken
+    select count(pg_advisory_xact_lock(hashtextextended(format('walhook.trigger %s %s', $1::smallint, n.name), 0)))
     from (select distinct d::json ->> 'name' as name from unnest($4::text[]) d order by 1) n
 ) turn
 where not exists (select from walhook.trigger k where k.id = a.id and k.version >= a.version)
