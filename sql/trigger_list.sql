@@ -1,3 +1,6 @@
--- Purpose: every live trigger with its definition.
+-- Purpose: every live trigger with its definition, and whether it is paused.
 -- Caller: queue::catalogue::triggers. Locks: none. Index: none (the catalogue is small).
-select id, source_id, version, definition::text from walhook.trigger where deleted_at is null
+select t.id, t.source_id, t.version, t.definition::text, p.trigger_id is not null as paused
+from walhook.trigger t
+left join walhook.trigger_pause p on p.trigger_id = t.id
+where t.deleted_at is null

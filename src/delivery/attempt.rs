@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::pause::Gone;
 use super::retry::{self, Tried};
 use super::trigger_queue::Ready;
 use super::{Client, Endpoint, payload, remarks};
@@ -10,7 +11,7 @@ use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
 
 /// Makes the request for an event and gives what is to be recorded of it.
-pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, ready: Ready) -> Settled {
+pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, gone: Gone, ready: Ready) -> Settled {
     let Ready { logged, number, deferred } = ready;
     let event = logged.event;
     let started_at = Timestamp::now();
@@ -24,6 +25,7 @@ pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, ready: Rea
         number,
         outcome: &outcome,
         now: Timestamp::now(),
+        was_gone: gone.note(&outcome),
     };
     let verdict = retry::decide(&tried, &endpoint.retry_conf);
     Settled {

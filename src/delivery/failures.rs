@@ -22,6 +22,10 @@ pub(super) struct Failures {
 impl Failures {
     /// Takes note of an attempt. Nothing of an answer's body is logged: it may repeat row values.
     pub(super) fn note(&mut self, trigger: &str, attempt: &Attempt) {
+        if attempt.verdict == Verdict::Paused {
+            // Said already, once, by who paused the trigger.
+            return;
+        }
         if attempt.verdict == Verdict::Delivered {
             if std::mem::take(&mut self.told) {
                 let (attempts, dead) = (self.attempts, self.dead);
@@ -53,7 +57,7 @@ fn next(verdict: Verdict) -> String {
             let seconds = (due.0 - Timestamp::now().0) as f64 / 1e6;
             format!("the event is sent again in {seconds:.0} s, other triggers go on")
         }
-        Verdict::Delivered | Verdict::Dead => {
+        Verdict::Delivered | Verdict::Dead | Verdict::Paused => {
             "retries are used up, the event stays in the log as dead; redeliver_event sends it again".into()
         }
     }

@@ -7,9 +7,9 @@ use tokio_postgres::Client;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::model::{EventId, LANES, Timestamp, Trigger};
+use crate::model::{EventId, LANES, Timestamp};
 use crate::postgres::{Pool, Pooled};
-use crate::queue::{self, Backlog, Bounds, Deferred};
+use crate::queue::{self, Backlog, Bounds, Deferred, LiveTrigger};
 
 /// What a read brought.
 pub(super) enum Fetched {
@@ -31,8 +31,7 @@ pub(super) enum Fetched {
 
 /// A trigger with its place in the log.
 pub(super) struct Loaded {
-    pub(super) source_id: i16,
-    pub(super) trigger: Trigger,
+    pub(super) trigger: LiveTrigger,
     /// Cursors and what was attempted after them; `None` for a trigger that is known already.
     pub(super) place: Option<([i64; LANES as usize], HashSet<i64>)>,
 }
@@ -123,17 +122,18 @@ async fn load(client: &Client, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, que
     let triggers = queue::triggers(client).await?;
     let mut cursors = None;
     let mut loaded = Vec::with_capacity(triggers.len());
-    for (source_id, trigger) in triggers {
+    for trigger in triggers {
         let mut place = None;
-        if !known.contains(&trigger.id) {
+        let (id, source_id) = (trigger.trigger.id, trigger.source_id);
+        if !known.contains(&id) {
             if cursors.is_none() {
                 cursors = Some(queue::read_cursors(client).await?);
             }
-            let floor = cursors.as_ref().and_then(|all| all.get(&trigger.id)).copied().unwrap_or_default();
+            let floor = cursors.as_ref().and_then(|all| all.get(&id)).copied().unwrap_or_default();
             let lowest = floor.iter().copied().min().unwrap_or(0);
-            place = Some((floor, queue::attempted_after(client, trigger.id, source_id, lowest).await?));
+            place = Some((floor, queue::attempted_after(client, id, source_id, lowest).await?));
         }
-        loaded.push(Loaded { source_id, trigger, place });
+        loaded.push(Loaded { trigger, place });
     }
     Ok(loaded)
 }

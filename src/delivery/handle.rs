@@ -9,6 +9,8 @@ use crate::model::EventId;
 pub enum Command {
     /// A definition was created, replaced or deleted: load the definitions anew, then answer.
     CatalogueChanged(oneshot::Sender<()>),
+    /// Triggers may have been changed, paused or resumed: load them anew.
+    TriggersChanged,
     /// Whether a request for this event is under way or not yet recorded.
     IsInFlight(EventId, oneshot::Sender<bool>),
     /// A deferred row was added that is due now.
@@ -44,6 +46,11 @@ impl Handle {
     /// Looks for due deferred events soon.
     pub async fn deferred_added(&self) {
         drop(self.commands.send(Command::DeferredAdded).await);
+    }
+
+    /// Loads the triggers anew soon.
+    pub(super) async fn triggers_changed(&self) {
+        drop(self.commands.send(Command::TriggersChanged).await);
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -16,6 +16,8 @@ mod failures;
 mod fetch;
 mod handle;
 mod http;
+mod notices;
+mod pause;
 mod payload;
 mod recorder;
 mod remarks;
@@ -48,6 +50,8 @@ pub struct Parts {
     pub environment: Environment,
     /// Events handed over in memory by a capture in the same process.
     pub feed: Option<FeedReceiver>,
+    /// The handle whose end `commands` is, for what other processes tell.
+    pub handle: Handle,
     /// Questions and hints from the rest of the process.
     pub commands: mpsc::Receiver<Command>,
     /// How long requests under way may go on after the stop.
@@ -68,6 +72,8 @@ pub enum Error {
 /// [`Error::Client`]. Everything later is waited out.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let client = Client::new()?;
-    dispatcher::Dispatcher::new(parts, client).run(stop).await;
+    let notices = notices::run(parts.database.clone(), parts.handle.clone(), stop.clone());
+    let dispatcher = dispatcher::Dispatcher::new(parts, client).run(stop);
+    tokio::join!(dispatcher, notices);
     Ok(())
 }

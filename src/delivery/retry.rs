@@ -1,9 +1,12 @@
-//! What an outcome means: delivered, tried again, or dead. The one place where this is decided.
+//! What an outcome means: delivered, tried again, dead, or held. The one place where this is decided.
 
 use crate::model::{Backoff, EventId, Outcome, RetryConf, Timestamp, Verdict};
 
 /// The longest a webhook may ask us to wait with `Retry-After`, in seconds.
 pub const LONGEST_RETRY_AFTER_SEC: u64 = 24 * 60 * 60;
+
+/// 410 Gone: nothing is at this address any more.
+const GONE: u16 = 410;
 
 /// An attempt that ended.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +21,21 @@ pub struct Tried<'a> {
     pub outcome: &'a Outcome,
     /// When it ended.
     pub now: Timestamp,
+    /// Whether the attempt of this trigger that ended last before it was answered with 410.
+    pub was_gone: bool,
+}
+
+/// Whether the endpoint says that it is gone.
+pub fn is_gone(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered(response) if response.status == GONE)
 }
 
 /// Decides what follows from an attempt. Without walhook's own keys in `retry_conf` it is Hasura's rule
 /// (reference/hasura.md, 3.2): any 2xx is success; otherwise `Retry-After` sets the pause and forces another attempt
 /// even when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were
 /// made.
+///
+/// 410 twice in a row pauses the trigger, which Hasura does not have; then nothing is spent of the event's retries.
 ///
 /// walhook's own keys: a status of `give_up_on` and an age past `max_age_sec` end the retries whatever else holds;
 /// under exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one.
@@ -35,6 +47,9 @@ pub fn decide(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
     };
     if status.is_some_and(|status| conf.gives_up_on(status)) {
         return Verdict::Dead;
+    }
+    if tried.was_gone && is_gone(tried.outcome) {
+        return Verdict::Paused;
     }
     let own_pause = u64::from(conf.pause_sec(tried.number));
     let pause_sec = match retry_after_sec.map(|seconds| seconds.min(LONGEST_RETRY_AFTER_SEC)) {
@@ -82,9 +97,9 @@ mod tests {
         RetryConf { num_retries: 2, interval_sec: 10, ..Default::default() }
     }
 
-    fn decided(number: u32, outcome: &Outcome, conf: &RetryConf) -> Verdict {
-        let tried = Tried { event_id: Uuid::from_u128(7), committed_at: COMMITTED_AT, number, outcome, now: NOW };
-        decide(&tried, conf)
+    fn tried(number: u32, outcome: &Outcome) -> Tried<'_> {
+        let event_id = Uuid::from_u128(7);
+        Tried { event_id, committed_at: COMMITTED_AT, number, outcome, now: NOW, was_gone: false }
     }
 
     fn after(seconds: u64) -> Verdict {
@@ -153,7 +168,42 @@ mod tests {
             (&younger,     0,        answered(503, Some(60)),       dead),
         ];
         for (conf, number, outcome, expected) in table {
-            assert_eq!(decided(number, &outcome, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
+            let tried = tried(number, &outcome);
+            assert_eq!(decide(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
+            // What came before counts for a 410 only.
+            let after_gone = if is_gone(&outcome) { Verdict::Paused } else { expected };
+            assert_eq!(
+                decide(&Tried { was_gone: true, ..tried }, conf),
+                after_gone,
+                "after 410: {outcome:?}, {conf:?}"
+            );
+        }
+    }
+
+    /// What becomes of an attempt after one that was answered with 410.
+    #[test]
+    fn a_second_410_pauses_whatever_retries_are_left() {
+        let none_left = RetryConf { num_retries: 0, ..hasura() };
+        let old = RetryConf { max_age_sec: Some(0), ..hasura() };
+        let gives_up = RetryConf { give_up_on: vec![Statuses::One(410)], ..hasura() };
+        let gives_up_on_all = RetryConf { give_up_on: vec![Statuses::Class(4)], ..hasura() };
+        #[rustfmt::skip]
+        let table = [
+            (&hasura(),         0,        answered(410, None),     Verdict::Paused),
+            (&hasura(),         0,        answered(410, Some(30)), Verdict::Paused),
+            (&hasura(),         u32::MAX, answered(410, None),     Verdict::Paused),
+            (&none_left,        0,        answered(410, None),     Verdict::Paused),
+            (&old,              0,        answered(410, None),     Verdict::Paused),
+            (&gives_up,         0,        answered(410, None),     Verdict::Dead),
+            (&gives_up_on_all,  0,        answered(410, None),     Verdict::Dead),
+            (&none_left,        0,        answered(404, None),     Verdict::Dead),
+            (&hasura(),         0,        answered(411, None),     after(10)),
+            (&hasura(),         0,        broken(),                after(10)),
+            (&hasura(),         0,        answered(200, None),     Verdict::Delivered),
+        ];
+        for (conf, number, outcome, expected) in table {
+            let tried = Tried { was_gone: true, ..tried(number, &outcome) };
+            assert_eq!(decide(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
         }
     }
 
@@ -166,7 +216,7 @@ mod tests {
             for number in 0..10 {
                 let outcome = answered(503, None);
                 let event_id = Uuid::from_u128(event);
-                let tried = Tried { event_id, committed_at: COMMITTED_AT, number, outcome: &outcome, now: NOW };
+                let tried = Tried { event_id, ..tried(number, &outcome) };
                 let Verdict::RetryAt(due) = decide(&tried, &conf) else { panic!("dead") };
                 let (pause, waited) = (i64::from(conf.pause_sec(number)) * 1_000_000, due.0 - NOW.0);
                 assert!((pause..=pause + pause / 5).contains(&waited), "{waited} for a pause of {pause}");

@@ -5,11 +5,13 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::Endpoint;
 use super::failures::Failures;
+use super::pause::Pause;
 use super::tracker::Tracker;
-use crate::model::{EventId, LANES};
+use crate::model::{EventId, LANES, Verdict};
 use crate::queue::{Backlog, Bounds, Deferred, Logged, Settled};
 
 /// Requests of one trigger under way at a time.
@@ -64,6 +66,8 @@ pub(super) struct TriggerQueue {
     /// Whose events it takes, as `walhook.source.id` of the queue.
     pub(super) source_id: i16,
     pub(super) endpoint: Result<Arc<Endpoint>, String>,
+    /// Whether its events are held.
+    pub(super) pause: Pause,
     ready: VecDeque<Ready>,
     ready_bytes: usize,
     /// The most that `ready_bytes` may come to, passed by one event at most.
@@ -100,6 +104,7 @@ impl TriggerQueue {
         TriggerQueue {
             source_id,
             endpoint,
+            pause: Pause::default(),
             ready: VecDeque::new(),
             ready_bytes: 0,
             allowance: *READY_BYTES_OF_ONE.start(),
@@ -118,6 +123,11 @@ impl TriggerQueue {
         }
     }
 
+    /// Whether it may read and send at all.
+    fn is_open(&self) -> bool {
+        self.endpoint.is_ok() && !self.pause.is_on()
+    }
+
     /// Sets the trigger's share of memory, by how many triggers there are.
     pub(super) fn share_memory(&mut self, triggers: usize) {
         let share = READY_BYTES_OF_ALL / triggers.max(1);
@@ -131,7 +141,7 @@ impl TriggerQueue {
     }
 
     fn take_from_feed(&mut self, logged: Logged) {
-        let room = self.has_room();
+        let room = self.has_room() && self.is_open();
         match &mut self.intake {
             Intake::Live if room => {
                 self.taken_to = logged.seq;
@@ -161,16 +171,17 @@ impl TriggerQueue {
 
     /// Whether it could send an event at once if it had one.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_live() && self.ready.is_empty() && self.endpoint.is_ok()
+        self.is_live() && self.ready.is_empty() && self.is_open()
     }
 
     /// Whether it takes what comes, or would within a moment, but has no room just now. `head` is the log's end.
     pub(super) fn is_short_of_room(&self, head: i64) -> bool {
         let in_reach = head - self.taken_to <= MAX_READY as i64;
         match &self.intake {
+            _ if !self.is_open() => false,
             Intake::Live => !self.has_room(),
             Intake::Reading { tail: Some(tail), .. } => tail.is_full(self.allowance),
-            Intake::Behind | Intake::Reading { tail: None, .. } => in_reach && self.endpoint.is_ok(),
+            Intake::Behind | Intake::Reading { tail: None, .. } => in_reach,
         }
     }
 
@@ -194,7 +205,7 @@ impl TriggerQueue {
     /// What to read from the log now, if anything. The caller must answer with `read` or `read_failed`.
     pub(super) fn wants_read(&mut self, head: i64) -> Option<Bounds> {
         let Intake::Behind = self.intake else { return None };
-        if self.endpoint.is_err() {
+        if !self.is_open() {
             return None;
         }
         if self.taken_to >= head {
@@ -261,7 +272,7 @@ impl TriggerQueue {
 
     /// How many due deferred events may be fetched.
     pub(super) fn deferred_room(&self) -> usize {
-        if self.endpoint.is_err() { 0 } else { MAX_DEFERRED_IN_HAND - self.deferred_in_hand.len() }
+        if !self.is_open() { 0 } else { MAX_DEFERRED_IN_HAND - self.deferred_in_hand.len() }
     }
 
     /// Takes a due deferred event.
@@ -283,12 +294,12 @@ impl TriggerQueue {
 
     /// Whether `next` would give an event.
     pub(super) fn can_send(&self) -> bool {
-        self.in_flight < MAX_IN_FLIGHT && !self.ready.is_empty() && self.endpoint.is_ok()
+        self.in_flight < MAX_IN_FLIGHT && !self.ready.is_empty() && self.is_open()
     }
 
     /// The next event to send, which counts as in flight from now on.
     pub(super) fn next(&mut self) -> Option<(Ready, Arc<Endpoint>)> {
-        if self.in_flight >= MAX_IN_FLIGHT {
+        if self.in_flight >= MAX_IN_FLIGHT || self.pause.is_on() {
             return None;
         }
         let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
@@ -301,7 +312,10 @@ impl TriggerQueue {
     /// A request ended, whatever its outcome.
     pub(super) fn request_ended(&mut self, settled: &Settled) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Ok(endpoint) = &self.endpoint {
+        if settled.attempt.verdict == Verdict::Paused && self.pause.endpoint_is_gone() {
+            let trigger = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.name);
+            warn!(trigger, "its endpoint answered 410 Gone twice, so it is paused and its events are held; resume it");
+        } else if let Ok(endpoint) = &self.endpoint {
             self.failures.note(&endpoint.name, &settled.attempt);
         }
     }

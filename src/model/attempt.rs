@@ -38,6 +38,8 @@ pub enum Verdict {
     RetryAt(Timestamp),
     /// Retries are used up: the event stays in the log and can be redelivered.
     Dead,
+    /// The endpoint says that it is gone: the trigger is paused, and the event waits for it without a retry spent.
+    Paused,
 }
 
 /// An attempt that ended: what the attempt log keeps.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::{ClientWrapper, Runtime};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Connection};
+use tokio_postgres::{AsyncMessage, Client, Connection};
 
 use super::replication::TEXT_OPTIONS;
 use super::settings::{Settings, Target};
@@ -17,6 +18,7 @@ use super::{Error, SERVER_KEEPALIVES};
 /// From the socket to the first prompt, for each place that a connection string names.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 const POOL_TIMEOUT: Duration = Duration::from_secs(10);
+const PAYLOADS_WAITING: usize = 1024;
 
 /// A server may be set to answer commits before they are flushed; what we acknowledge must be durable.
 const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
@@ -62,8 +64,22 @@ impl Drop for Session {
 /// # Errors
 /// What each place answered that the connection string names; ask [`Error::class`] whether to try again.
 pub async fn connect(settings: &Settings, application_name: &str) -> Result<Session, Error> {
-    let (client, driver) = open(settings, application_name, "").await?;
+    let (client, driver) = open(settings, application_name, "", None).await?;
     Ok(Session { client, driver })
+}
+
+/// Opens a session as [`connect`] does, with what it is notified of once it has run LISTEN. Payloads that come faster
+/// than they are taken are dropped: they are hints.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_listen(
+    settings: &Settings,
+    application_name: &str,
+) -> Result<(Session, mpsc::Receiver<String>), Error> {
+    let (sender, payloads) = mpsc::channel(PAYLOADS_WAITING);
+    let (client, driver) = open(settings, application_name, "", Some(sender)).await?;
+    Ok((Session { client, driver }, payloads))
 }
 
 /// Opens a session for reading tables: values have the same text as in the replication stream, and a table with rows
@@ -73,18 +89,25 @@ pub async fn connect(settings: &Settings, application_name: &str) -> Result<Sess
 /// As [`connect`].
 pub async fn connect_to_read(settings: &Settings, application_name: &str) -> Result<Session, Error> {
     let options = format!("{TEXT_OPTIONS} -c row_security=off");
-    let (client, driver) = open(settings, application_name, &options).await?;
+    let (client, driver) = open(settings, application_name, &options, None).await?;
     Ok(Session { client, driver })
 }
 
-async fn open(settings: &Settings, application_name: &str, options: &str) -> Result<(Client, JoinHandle<()>), Error> {
-    first_usable(settings, |target| Box::pin(open_at(settings, application_name, options, target))).await
+async fn open(
+    settings: &Settings,
+    application_name: &str,
+    options: &str,
+    payloads: Option<mpsc::Sender<String>>,
+) -> Result<(Client, JoinHandle<()>), Error> {
+    first_usable(settings, |target| Box::pin(open_at(settings, application_name, options, payloads.clone(), target)))
+        .await
 }
 
 async fn open_at(
     settings: &Settings,
     application_name: &str,
     options: &str,
+    payloads: Option<mpsc::Sender<String>>,
     target: Target,
 ) -> Result<((Client, JoinHandle<()>), bool), Error> {
     let transport = Transport::open(settings, &target).await?;
@@ -94,8 +117,19 @@ async fn open_at(
     let (client, connection) = connected.map_err(|reason| Error::Connect { address: target.to_string(), reason })?;
     let is_standby = is_standby(&connection);
     // Its error reaches the caller through the client's next call, so it is not reported twice.
-    let driver = tokio::spawn(async move { drop(connection.await) });
+    let driver = match payloads {
+        None => tokio::spawn(async move { drop(connection.await) }),
+        Some(payloads) => tokio::spawn(listen(connection, payloads)),
+    };
     Ok(((client, driver), is_standby))
+}
+
+async fn listen(mut connection: Connection<Transport, Transport>, payloads: mpsc::Sender<String>) {
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(notification) = message {
+            drop(payloads.try_send(notification.payload().to_owned()));
+        }
+    }
 }
 
 /// Servers say so at the login, from version 14 on.
@@ -152,7 +186,7 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<ClientWrapper, Error> {
-        let (client, driver) = open(&self.settings, &self.application_name, "").await?;
+        let (client, driver) = open(&self.settings, &self.application_name, "", None).await?;
         Ok(ClientWrapper::new(client, driver))
     }
 

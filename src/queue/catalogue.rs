@@ -25,16 +25,28 @@ pub struct Version {
     pub ended: bool,
 }
 
-/// Every live trigger of every source, with its source's id in the queue.
+/// A trigger as delivery finds it.
+#[derive(Clone, Debug)]
+pub struct LiveTrigger {
+    /// Its source's id in the queue.
+    pub source_id: i16,
+    /// The trigger.
+    pub trigger: Trigger,
+    /// Whether its events are held.
+    pub paused: bool,
+}
+
+/// Every live trigger of every source.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a definition that does not read back; otherwise what Postgres said.
-pub async fn triggers(client: &impl GenericClient) -> Result<Vec<(i16, Trigger)>, Error> {
+pub async fn triggers(client: &impl GenericClient) -> Result<Vec<LiveTrigger>, Error> {
     let rows = client.query(include_str!("../../sql/trigger_list.sql"), &[]).await?;
     let read = |row: &tokio_postgres::Row| {
         let (id, text): (Uuid, &str) = (row.get(0), row.get(3));
         let definition: Definition = serde_json::from_str(text).map_err(|error| corrupt("trigger", id, &error))?;
-        Ok((row.get(1), Trigger { id, version: row.get(2), definition }))
+        let trigger = Trigger { id, version: row.get(2), definition };
+        Ok(LiveTrigger { source_id: row.get(1), trigger, paused: row.get(4) })
     };
     rows.iter().map(read).collect()
 }
@@ -99,6 +111,7 @@ pub async fn adopt(queue: &impl GenericClient, source_id: i16, versions: &[Versi
     if !ended.is_empty() {
         queue.execute(include_str!("../../sql/deferred_forget.sql"), &[&ended]).await?;
         queue.execute(include_str!("../../sql/cursor_forget.sql"), &[&ended]).await?;
+        queue.execute(include_str!("../../sql/pause_forget.sql"), &[&ended]).await?;
     }
     Ok(())
 }

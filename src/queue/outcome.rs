@@ -41,6 +41,8 @@ pub struct OutcomeWriter {
 }
 
 const COLUMNS: i16 = 11;
+/// What operators read of a trigger that was paused by its endpoint.
+const GONE: &str = "the endpoint answered 410 Gone twice";
 
 impl OutcomeWriter {
     /// A writer on the session that owns the lanes.
@@ -65,17 +67,18 @@ impl OutcomeWriter {
         self.partitions.ensure(&*self.session, days).await?;
         let done: Vec<EventId> = batch
             .iter()
-            .filter(|settled| settled.was_deferred && !is_retry(settled))
+            .filter(|settled| settled.was_deferred && !waits(settled))
             .map(|settled| settled.event_id)
             .collect();
-        let retries: Vec<&Settled> = batch.iter().filter(|settled| is_retry(settled)).collect();
+        let waiting: Vec<&Settled> = batch.iter().filter(|settled| waits(settled)).collect();
         // When all were delivered at the first attempt, the COPY is a transaction of its own.
-        if done.is_empty() && retries.is_empty() {
+        if done.is_empty() && waiting.is_empty() {
             return self.copy(batch).await;
         }
         self.session.batch_execute("begin").await?;
         self.copy(batch).await?;
-        self.defer(&retries).await?;
+        self.defer(&waiting).await?;
+        self.pause_gone(&waiting).await?;
         if !done.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&done]).await?;
         }
@@ -113,38 +116,55 @@ impl OutcomeWriter {
         Ok(())
     }
 
-    async fn defer(&self, retries: &[&Settled]) -> Result<(), Error> {
-        if retries.is_empty() {
+    async fn defer(&self, waiting: &[&Settled]) -> Result<(), Error> {
+        if waiting.is_empty() {
             return Ok(());
         }
-        fn column<T>(retries: &[&Settled], of: impl Fn(&Settled) -> T) -> Vec<T> {
-            retries.iter().map(|settled| of(settled)).collect()
+        fn column<T>(waiting: &[&Settled], of: impl Fn(&Settled) -> T) -> Vec<T> {
+            waiting.iter().map(|settled| of(settled)).collect()
         }
         let due = |settled: &Settled| match settled.attempt.verdict {
             Verdict::RetryAt(due) => PgTime(due),
-            Verdict::Delivered | Verdict::Dead => PgTime(settled.attempt.started_at),
+            Verdict::Delivered | Verdict::Dead | Verdict::Paused => PgTime(settled.attempt.started_at),
         };
+        let made = |settled: &Settled| number(settled.attempt.number) + i32::from(spends_a_retry(settled));
         self.session
             .execute(
                 include_str!("../../sql/deferred_write.sql"),
                 &[
-                    &column(retries, |settled| settled.event_id),
-                    &column(retries, |settled| settled.trigger_id),
-                    &column(retries, |settled| settled.source_id),
-                    &column(retries, |settled| settled.seq),
-                    &column(retries, |settled| PgTime(settled.committed_at)),
-                    &column(retries, |settled| i16::from(settled.lane)),
-                    &column(retries, |settled| number(settled.attempt.number) + 1),
-                    &column(retries, due),
+                    &column(waiting, |settled| settled.event_id),
+                    &column(waiting, |settled| settled.trigger_id),
+                    &column(waiting, |settled| settled.source_id),
+                    &column(waiting, |settled| settled.seq),
+                    &column(waiting, |settled| PgTime(settled.committed_at)),
+                    &column(waiting, |settled| i16::from(settled.lane)),
+                    &column(waiting, made),
+                    &column(waiting, due),
                 ],
             )
             .await?;
         Ok(())
     }
+
+    async fn pause_gone(&self, waiting: &[&Settled]) -> Result<(), Error> {
+        let gone = waiting.iter().filter(|settled| settled.attempt.verdict == Verdict::Paused);
+        let mut triggers: Vec<Uuid> = gone.map(|settled| settled.trigger_id).collect();
+        triggers.sort_unstable();
+        triggers.dedup();
+        if !triggers.is_empty() {
+            self.session.execute(include_str!("../../sql/pause_gone.sql"), &[&triggers, &GONE]).await?;
+        }
+        Ok(())
+    }
 }
 
-fn is_retry(settled: &Settled) -> bool {
-    matches!(settled.attempt.verdict, Verdict::RetryAt(_))
+/// Whether the event is tried again.
+fn waits(settled: &Settled) -> bool {
+    matches!(settled.attempt.verdict, Verdict::RetryAt(_) | Verdict::Paused)
+}
+
+fn spends_a_retry(settled: &Settled) -> bool {
+    settled.attempt.verdict != Verdict::Paused
 }
 
 fn number(number: u32) -> i32 {
@@ -161,6 +181,7 @@ fn write_row(rows: &mut CopyRows, settled: &Settled) {
         Verdict::Delivered => "delivered",
         Verdict::RetryAt(_) => "retry",
         Verdict::Dead => "dead",
+        Verdict::Paused => "paused",
     };
     rows.start_row(COLUMNS);
     rows.i64(settled.seq);

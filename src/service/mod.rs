@@ -256,6 +256,7 @@ impl Tasks {
             pool,
             environment: Environment::process(),
             feed: config.roles.capture.then_some(feed),
+            handle: handle.clone(),
             commands,
             grace: config.grace,
         };

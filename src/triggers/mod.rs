@@ -1,10 +1,11 @@
-//! The catalogue of triggers: create, replace, delete, invoke, redeliver, backfill.
+//! The catalogue of triggers: create, replace, delete, pause, resume, invoke, redeliver, backfill.
 
 mod backfill;
 mod create;
 mod delete;
 mod error;
 mod invoke;
+mod pause;
 mod publication;
 mod published;
 mod redeliver;
@@ -140,6 +141,11 @@ impl Catalogue {
     async fn tell(&self, name: &str) {
         self.changed.notify_one();
         self.tell_queue(name).await;
+        self.tell_delivery().await;
+    }
+
+    /// Returns once this process' delivery uses the triggers as they are now.
+    async fn tell_delivery(&self) {
         let Some(delivery) = &self.delivery else { return };
         if tokio::time::timeout(DELIVERY_ANSWERS_WITHIN, delivery.catalogue_changed()).await.is_err() {
             tracing::warn!("delivery did not load the changed triggers within 5 s; it will by its next poll");

@@ -67,9 +67,9 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
     Ok((definition, replace))
 }
 
-/// `delete_event_trigger`: name and source.
-pub(super) fn delete(args: &Node<'_>) -> Result<(String, String), DecodeError> {
-    let object = args.object("DeleteEventTriggerQuery")?;
+/// `delete_event_trigger` and all others that need no more than name and source; `parsing` is the type's name.
+pub(super) fn named(args: &Node<'_>, parsing: &str) -> Result<(String, String), DecodeError> {
+    let object = args.object(parsing)?;
     Ok((object.required("name")?.non_empty_text()?.to_owned(), source(&object)?))
 }
 

@@ -97,6 +97,14 @@ async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value
             state.catalogue(&source)?.delete(&name).await?;
             Ok(success)
         }
+        Command::Pause { name, source } => {
+            state.catalogue(&source)?.pause(&name).await?;
+            Ok(success)
+        }
+        Command::Resume { name, source } => {
+            state.catalogue(&source)?.resume(&name).await?;
+            Ok(success)
+        }
         Command::Invoke { name, source, payload } => {
             let event_id = state.catalogue(&source)?.invoke(&name, &payload).await?;
             Ok(json!({ "event_id": event_id }))

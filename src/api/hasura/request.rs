@@ -23,6 +23,8 @@ pub(super) enum Endpoint {
 pub(super) enum Command {
     Create { definition: Box<Definition>, replace: bool },
     Delete { name: String, source: String },
+    Pause { name: String, source: String },
+    Resume { name: String, source: String },
     Invoke { name: String, source: String, payload: Box<RawValue> },
     Redeliver { event_id: String, source: String },
     Backfill { name: String, condition: Option<String>, source: String },
@@ -31,7 +33,7 @@ pub(super) enum Command {
 }
 
 /// The names of commands, without prefix.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 9] = [
     "create_event_trigger",
     "delete_event_trigger",
     "invoke_event_trigger",
@@ -39,6 +41,8 @@ const COMMANDS: [&str; 7] = [
     "backfill_event_trigger",
     "get_backfills",
     "cancel_backfill",
+    "pause_event_trigger",
+    "resume_event_trigger",
 ];
 /// Hasura's prefix for Postgres.
 const PREFIX: &str = "pg_";
@@ -116,8 +120,16 @@ fn arguments(command: &str, args: &Value, body: &str) -> Result<Command, DecodeE
             Ok(Command::Create { definition: Box::new(definition), replace })
         }
         "delete_event_trigger" => {
-            let (name, source) = decode::delete(&node)?;
+            let (name, source) = decode::named(&node, "DeleteEventTriggerQuery")?;
             Ok(Command::Delete { name, source })
+        }
+        "pause_event_trigger" => {
+            let (name, source) = decode::named(&node, "PauseEventTriggerQuery")?;
+            Ok(Command::Pause { name, source })
+        }
+        "resume_event_trigger" => {
+            let (name, source) = decode::named(&node, "ResumeEventTriggerQuery")?;
+            Ok(Command::Resume { name, source })
         }
         "invoke_event_trigger" => {
             let (name, source, payload) = decode::invoke(&node)?;

@@ -90,6 +90,23 @@ fn other_forms_decode() {
 }
 
 #[test]
+fn commands_of_walhook_that_name_a_trigger_decode() {
+    for endpoint in [Endpoint::Query, Endpoint::Metadata] {
+        for prefix in ["", "pg_"] {
+            let command =
+                |kind: &str| decode(&json!({ "type": format!("{prefix}{kind}"), "args": { "name": "t" } }), endpoint);
+            let is_of = |name: &str, source: &str| (name, source) == ("t", "default");
+            let paused = command("pause_event_trigger");
+            assert!(matches!(&paused, Ok(Command::Pause { name, source }) if is_of(name, source)), "{paused:?}");
+            let resumed = command("resume_event_trigger");
+            assert!(matches!(&resumed, Ok(Command::Resume { name, source }) if is_of(name, source)), "{resumed:?}");
+        }
+    }
+    let body = json!({ "type": "pause_event_trigger", "args": { "name": "" } });
+    assert_eq!(decode(&body, Endpoint::Query).expect_err("no name").2, "empty string not allowed");
+}
+
+#[test]
 fn what_walhook_adds_to_hasuras_definition_decodes() {
     let plain = create(args(json!({}))).0;
     assert!(!plain.operations.truncate && !plain.fire_on_unchanged && !plain.transaction);
@@ -339,7 +356,8 @@ fn missing_arguments_and_wrong_frames() {
     let object = |found: &str| format!("parsing Object failed, expected Object, but encountered {found}");
     let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
          \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \
-         \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\"], but found tag \"random\"";
+         \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\", \"pause_event_trigger\", \
+         \"resume_event_trigger\"], but found tag \"random\"";
     let cases: Vec<(Value, Endpoint, &str, String)> = vec![
         (json!("text"), Endpoint::Query, "$", object("String")),
         (json!([]), Endpoint::Query, "$", object("Array")),

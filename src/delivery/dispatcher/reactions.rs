@@ -13,7 +13,7 @@ use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
 use crate::delivery::{Command, Endpoint};
 use crate::model::{Timestamp, Verdict};
-use crate::queue::{Deferred, Settled};
+use crate::queue::{Deferred, LiveTrigger, Settled};
 
 impl Dispatcher {
     pub(super) fn on_report(&mut self, report: Report) {
@@ -44,9 +44,14 @@ impl Dispatcher {
         }
         let Some(queue) = self.triggers.get_mut(&settled.trigger_id) else { return };
         queue.recorded(settled);
+        let paused = settled.attempt.verdict == Verdict::Paused;
         self.look_for_reads |= !queue.is_live();
         if queue.more_deferred && queue.deferred_room() > 0 {
             self.next_due = Some(Timestamp::now());
+        }
+        if paused {
+            queue.pause.is_recorded();
+            self.start_load();
         }
     }
 
@@ -69,6 +74,7 @@ impl Dispatcher {
                 self.waiters_of_next_load.push(answer);
                 self.start_load();
             }
+            Command::TriggersChanged => self.start_load(),
             Command::IsInFlight(event, answer) => {
                 // One that was fetched because it is due is as good as sent.
                 let fetched = || self.triggers.values().any(|queue| queue.has_deferred(event));
@@ -134,9 +140,9 @@ impl Dispatcher {
     pub(super) fn on_loaded(&mut self, loaded: Vec<Loaded>) {
         self.loading = false;
         answer(&mut self.loaded_waiters);
-        let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.id).collect();
+        let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
-        for Loaded { source_id, trigger, place } in loaded {
+        for Loaded { trigger: LiveTrigger { source_id, trigger, paused }, place } in loaded {
             let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
             match (self.triggers.get_mut(&trigger.id), place) {
                 (Some(queue), _) => queue.endpoint = endpoint,
@@ -150,7 +156,13 @@ impl Dispatcher {
                 // Dropped between the question and the answer: the next load asks for its place.
                 (None, None) => self.load_again = true,
             }
-            if self.triggers.get(&trigger.id).is_some_and(TriggerQueue::can_send) {
+            let Some(queue) = self.triggers.get_mut(&trigger.id) else { continue };
+            if queue.pause.is_told(paused) {
+                let (name, what) =
+                    (&trigger.definition.name, if paused { "paused: its events are held" } else { "resumed" });
+                info!(trigger = name, "{what}");
+            }
+            if queue.can_send() {
                 self.give_turn(trigger.id);
             }
         }

@@ -20,10 +20,10 @@ impl Dispatcher {
                 let Some((ready, endpoint)) = queue.next() else { break };
                 self.busy.insert(ready.logged.id());
                 self.requests += 1;
-                let (client, ended) = (self.client.clone(), self.ended_sender.clone());
+                let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    drop(ended.send(attempt(&client, endpoint, ready).await));
+                    drop(ended.send(attempt(&client, endpoint, gone, ready).await));
                 });
             }
             if queue.can_send() {
@@ -102,6 +102,7 @@ impl Dispatcher {
         self.loading = true;
         self.load_again = false;
         self.loaded_waiters.append(&mut self.waiters_of_next_load);
+        self.triggers.values_mut().for_each(|queue| queue.pause.load_starts());
         let known = self.triggers.keys().copied().collect();
         self.fetches.spawn(fetch::catalogue(self.pool.clone(), known));
     }

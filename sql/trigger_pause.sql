@@ -1,0 +1,3 @@
+-- Purpose: pause a trigger on request.
+-- Caller: triggers::Catalogue::pause. Locks: the row. Index: trigger_pause_pkey.
+select walhook.pause($1, $2, 'paused through the API')

@@ -1,0 +1,51 @@
+//! What other sessions and nodes tell by NOTIFY on channel `walhook` once they committed. Each notice is a hint: behind
+//! it there is a slow look, so one that is lost only costs time.
+
+use tokio::sync::mpsc;
+
+use super::Error;
+use crate::postgres::{self, Session, Settings};
+
+/// What was done elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Triggers were paused or resumed.
+    Triggers,
+}
+
+impl Notice {
+    /// The notice with this payload. Newer releases may tell of more.
+    fn from_payload(payload: &str) -> Option<Self> {
+        match payload {
+            "triggers" => Some(Notice::Triggers),
+            _ => None,
+        }
+    }
+}
+
+/// A session that hears of them.
+pub struct Notices {
+    _session: Session,
+    payloads: mpsc::Receiver<String>,
+}
+
+impl Notices {
+    /// The next one; none when the session ended.
+    pub async fn next(&mut self) -> Option<Notice> {
+        loop {
+            if let Some(notice) = Notice::from_payload(&self.payloads.recv().await?) {
+                return Some(notice);
+            }
+        }
+    }
+}
+
+/// Hears of everything that is told from now on.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn listen(queue: &Settings) -> Result<Notices, Error> {
+    let (session, payloads) = postgres::connect_to_listen(queue, "walhook notices").await?;
+    session.batch_execute(include_str!("../../sql/notice_listen.sql")).await?;
+    Ok(Notices { _session: session, payloads })
+}
