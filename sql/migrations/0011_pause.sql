@@ -9,8 +9,11 @@ create table walhook.trigger_pause (
 
 create or replace view walhook.trigger_status as
 select t.name as trigger, t.id as trigger_id,
-       case when held.trigger_id is not null then 'paused' when p.trigger_id is not null then 'degraded' else 'active' end
-           as status,
+       case
+           when held.trigger_id is not null then 'paused'
+           when p.trigger_id is not null then 'degraded'
+           else 'active'
+       end as status,
        nullif(concat_ws('; ', held.reason, p.reason), '') as reason, coalesce(held.since, p.since) as since,
        s.name as source
 from walhook.trigger t
@@ -35,7 +38,9 @@ begin
       and (live_trigger.source is null or s.name = live_trigger.source);
     if found is null then
         raise exception 'event trigger "%" does not exist', name using errcode = 'undefined_object';
-    elsif not exists (select from walhook.progress p join walhook.trigger t using (source_id) where t.id = any(found)) then
+    elsif not exists (
+        select from walhook.trigger t join walhook.progress p on p.source_id = t.source_id where t.id = any(found)
+    ) then
         raise exception 'the events of trigger "%" are queued in another database', name
             using errcode = 'object_not_in_prerequisite_state', hint = 'call this in the database of --queue-url';
     elsif cardinality(found) > 1 then

@@ -170,7 +170,6 @@ mod tests {
         for (conf, number, outcome, expected) in table {
             let tried = tried(number, &outcome);
             assert_eq!(decide(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
-            // What came before counts for a 410 only.
             let after_gone = if is_gone(&outcome) { Verdict::Paused } else { expected };
             assert_eq!(
                 decide(&Tried { was_gone: true, ..tried }, conf),
