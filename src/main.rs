@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walhook::cli::{backfill, bench, demo, serve};
+use walhook::cli::{backfill, bench, demo, redeliver, serve};
 
 /// Delivers committed Postgres row changes to webhooks.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Send the existing rows of a trigger's table, while new changes go on
     Backfill(Box<backfill::BackfillArgs>),
+    /// Send dead events again
+    Redeliver(Box<redeliver::RedeliverArgs>),
     /// See it work: a private throwaway Postgres, a sample shop, its webhooks
     Demo(demo::DemoArgs),
     /// Measure it against its floors: a private throwaway Postgres, a receiver, medians of several rounds
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Serve(args) => Box::pin(serve::run(*args)).await,
             Command::Backfill(args) => Box::pin(backfill::run(*args)).await,
+            Command::Redeliver(args) => Box::pin(redeliver::run(*args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => Box::pin(bench::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::BenchReceiver(args) => bench::receive(args).await.map(|()| ExitCode::SUCCESS),

@@ -1,13 +1,12 @@
 //! `walhook backfill`: asks for a table's existing rows and shows how far they are.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use uuid::Uuid;
 
-use crate::service::{self, Config, RawSettings, RawSource};
+use super::catalogue::{CatalogueArgs, EXIT_USAGE};
 use crate::triggers::{BackfillStatus, Catalogue};
 
 /// Send the existing rows of a trigger's table.
@@ -27,70 +26,18 @@ pub struct BackfillArgs {
     /// Only ask for it and print its id; otherwise wait and show progress
     #[arg(long)]
     detach: bool,
-    /// The source database (required)
-    #[arg(long, env = "WALHOOK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
-    /// A file that holds the database URL
-    #[arg(long, env = "WALHOOK_DATABASE_URL_FILE", value_name = "FILE")]
-    database_url_file: Option<PathBuf>,
-    /// The password for the database URL, where it holds none
-    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    database_password: Option<String>,
-    /// A file that holds this password
-    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD_FILE", value_name = "FILE")]
-    database_password_file: Option<PathBuf>,
-    /// The queue's database, where `walhook serve` has one
-    #[arg(long, env = "WALHOOK_QUEUE_URL", hide_env_values = true, value_name = "URL")]
-    queue_url: Option<String>,
-    /// A file that holds the queue's database URL
-    #[arg(long, env = "WALHOOK_QUEUE_URL_FILE", value_name = "FILE")]
-    queue_url_file: Option<PathBuf>,
-    /// The password for the queue's database URL, where it holds none
-    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    queue_password: Option<String>,
-    /// A file that holds this password
-    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD_FILE", value_name = "FILE")]
-    queue_password_file: Option<PathBuf>,
-    /// Name of the source [default: default]
-    #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
-    source: Option<String>,
-    /// The TOML file of `walhook serve`
-    #[arg(long, env = "WALHOOK_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    catalogue: CatalogueArgs,
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Bad settings, as with `serve`.
-const EXIT_USAGE: u8 = 2;
 
 /// Asks for a backfill and, unless detached, waits for its end.
 ///
 /// # Errors
 /// What keeps it from being asked for, and why it failed.
 pub async fn run(args: BackfillArgs) -> anyhow::Result<ExitCode> {
-    let source = RawSource {
-        database_url: args.database_url,
-        database_url_file: args.database_url_file,
-        database_password: args.database_password,
-        database_password_file: args.database_password_file,
-        ..RawSource::default()
-    };
-    let settings = RawSettings {
-        source,
-        queue_url: args.queue_url,
-        queue_url_file: args.queue_url_file,
-        queue_password: args.queue_password,
-        queue_password_file: args.queue_password_file,
-        ..RawSettings::default()
-    };
-    let config = match Config::load(settings, args.config.as_deref()) {
-        Ok(config) => config,
-        Err(problems) => {
-            eprintln!("walhook: {problems}");
-            return Ok(ExitCode::from(EXIT_USAGE));
-        }
-    };
-    let catalogue = service::open_catalogue(&config, args.source.as_deref()).await?;
+    let Some(catalogue) = args.catalogue.open().await? else { return Ok(ExitCode::from(EXIT_USAGE)) };
     let id = catalogue.start_backfill(&args.trigger, args.condition.as_deref()).await?;
     if args.detach {
         println!("{id}");

@@ -2,6 +2,8 @@
 
 pub mod backfill;
 pub mod bench;
+mod catalogue;
 pub mod demo;
+pub mod redeliver;
 pub mod serve;
 mod stage;

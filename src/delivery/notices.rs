@@ -34,6 +34,7 @@ async fn listen(queue: Settings, dispatcher: Handle) -> std::convert::Infallible
                 while let Some(notice) = notices.next().await {
                     match notice {
                         Notice::Triggers => dispatcher.triggers_changed().await,
+                        Notice::Deferred => dispatcher.deferred_added().await,
                     }
                 }
             }

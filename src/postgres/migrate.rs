@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0009_progress_after_gap", include_str!("../../sql/migrations/0009_progress_after_gap.sql")),
     ("0010_backfill", include_str!("../../sql/migrations/0010_backfill.sql")),
     ("0011_pause", include_str!("../../sql/migrations/0011_pause.sql")),
+    ("0012_redelivery", include_str!("../../sql/migrations/0012_redelivery.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

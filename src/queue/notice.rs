@@ -11,6 +11,8 @@ use crate::postgres::{self, Session, Settings};
 pub enum Notice {
     /// Triggers were paused or resumed.
     Triggers,
+    /// Deferred events were added that are due.
+    Deferred,
 }
 
 impl Notice {
@@ -18,6 +20,7 @@ impl Notice {
     fn from_payload(payload: &str) -> Option<Self> {
         match payload {
             "triggers" => Some(Notice::Triggers),
+            "deferred" => Some(Notice::Deferred),
             _ => None,
         }
     }

@@ -57,6 +57,9 @@ pub enum Error {
          not Postgres' own need their schema"
     )]
     Condition(String),
+    /// A time or a position that Postgres cannot read.
+    #[error("{0}; give a time like 2026-11-21 14:00:00+00 and an LSN like 0/1A2B3C8")]
+    Range(String),
     /// There is no backfill of this id, or it is over.
     #[error("no backfill with id \"{0}\" is waiting or running")]
     UnknownBackfill(String),
@@ -115,6 +118,15 @@ impl From<postgres::PoolError> for Error {
 }
 
 impl Error {
+    /// What Postgres said of times and positions that a caller gave.
+    pub(super) fn of_range(error: tokio_postgres::Error) -> Self {
+        let given = ["22007", "22008", "22009", "22021", "22P02"];
+        match error.as_db_error() {
+            Some(said) if given.contains(&said.code().code()) => Error::Range(said.message().to_owned()),
+            _ => error.into(),
+        }
+    }
+
     /// The SQLSTATE, when Postgres sent this error.
     pub(super) fn sqlstate(&self) -> Option<&str> {
         match self {

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 pub use backfill::BackfillStatus;
 pub use error::{Error, Inconsistency, Unwatchable};
+pub use redeliver::DeadFilter;
 
 use tokio_postgres::GenericClient;
 

@@ -1,12 +1,45 @@
-//! Starting an event's attempts anew.
+//! Starting attempts anew: an event's, or those of a trigger's dead events.
 
 use std::time::SystemTime;
 
 use super::invoke::to_system_time;
-use super::{Catalogue, Error};
+use super::{Catalogue, Error, stored};
 use crate::model::{EventId, Timestamp};
 
+/// Which dead events of a trigger are meant. Times are texts that Postgres reads, in UTC unless they say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadFilter {
+    /// Those whose last attempt was at this time or later.
+    pub since: Option<String>,
+    /// Those whose last attempt was before this time.
+    pub until: Option<String>,
+    /// Those whose last attempt was answered so; 0 for no answer.
+    pub status: Option<i32>,
+}
+
 impl Catalogue {
+    /// Has the dead events of a trigger that the filter takes sent again, each with all its retries, or with `dry_run`
+    /// only counts them. Gives how many they are.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTrigger`], [`Error::Range`] and [`Error::Database`]; then nothing is sent again.
+    pub async fn redeliver_dead(&self, name: &str, filter: &DeadFilter, dry_run: bool) -> Result<i64, Error> {
+        let mut client = self.queue.get().await?;
+        let transaction = client.transaction().await?;
+        let source_id = self.queue_id(&*transaction).await?;
+        let trigger = stored::find(&transaction, source_id, name).await?;
+        trigger.ok_or_else(|| Error::UnknownTrigger(name.to_owned()))?;
+        let sql = match dry_run {
+            true => include_str!("../../sql/dead_count.sql"),
+            false => include_str!("../../sql/dead_redeliver.sql"),
+        };
+        let DeadFilter { since, until, status } = filter;
+        let counted = transaction.query_one(sql, &[&name, since, until, status, &self.source.name]).await;
+        let count = counted.map_err(Error::of_range)?.get(0);
+        transaction.commit().await?;
+        Ok(count)
+    }
+
     /// Has an event delivered again, with its count of retries at 0. One that waits for a retry keeps waiting for its
     /// time, one that was never attempted is delivered in its turn, and one of a deleted trigger stays as it is; all of
     /// them are successes, as in Hasura (reference/hasura.md, 1.5).

@@ -6,6 +6,7 @@ use crate::model::{
     Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, Subject, TableName,
     Webhook, check_template, check_variable,
 };
+use crate::triggers::DeadFilter;
 
 /// Hasura's limit: 63 bytes of a Postgres name less what it puts around a trigger's.
 const NAME_LIMIT: usize = 42;
@@ -87,18 +88,31 @@ pub(super) fn redeliver(args: &Node<'_>) -> Result<(String, String), DecodeError
     Ok((object.required("event_id")?.text()?.to_owned(), source(&object)?))
 }
 
+/// `redeliver_events`: the trigger's name, which of its dead events, whether they are only counted, and source.
+pub(super) fn redeliver_dead(args: &Node<'_>) -> Result<(String, DeadFilter, bool, String), DecodeError> {
+    let object = args.object("RedeliverEventsQuery")?;
+    let name = object.required("name")?.non_empty_text()?.to_owned();
+    let status = object.optional("status").map(|node| node.count()).transpose()?;
+    let filter = DeadFilter {
+        since: text(&object, "since")?,
+        until: text(&object, "until")?,
+        status: status.map(|status| i32::try_from(status).unwrap_or(i32::MAX)),
+    };
+    Ok((name, filter, boolean(&object, "dry_run")?, source(&object)?))
+}
+
 /// `backfill_event_trigger`: name, condition and source.
 pub(super) fn backfill(args: &Node<'_>) -> Result<(String, Option<String>, String), DecodeError> {
     let object = args.object("BackfillEventTriggerQuery")?;
     let name = object.required("name")?.non_empty_text()?.to_owned();
-    let condition = object.optional("where").map(|node| node.non_empty_text()).transpose()?.map(ToOwned::to_owned);
+    let condition = text(&object, "where")?;
     Ok((name, condition, source(&object)?))
 }
 
 /// `get_backfills`: the trigger's name, if those of one are asked for, and source.
 pub(super) fn backfills(args: &Node<'_>) -> Result<(Option<String>, String), DecodeError> {
     let object = args.object("GetBackfillsQuery")?;
-    let name = object.optional("name").map(|node| node.non_empty_text()).transpose()?.map(ToOwned::to_owned);
+    let name = text(&object, "name")?;
     Ok((name, source(&object)?))
 }
 
@@ -111,6 +125,10 @@ pub(super) fn cancel_backfill(args: &Node<'_>) -> Result<(String, String), Decod
 fn source(object: &Object<'_>) -> Result<String, DecodeError> {
     let node = object.optional("source");
     Ok(node.map(|node| node.text()).transpose()?.unwrap_or(DEFAULT_SOURCE).to_owned())
+}
+
+fn text(object: &Object<'_>, key: &str) -> Result<Option<String>, DecodeError> {
+    Ok(object.optional(key).map(|node| node.non_empty_text()).transpose()?.map(ToOwned::to_owned))
 }
 
 fn boolean(object: &Object<'_>, key: &str) -> Result<bool, DecodeError> {

@@ -86,7 +86,7 @@ impl ApiError {
             | Error::UnknownBackfill(_) => "not-exists",
             Error::Duplicate(_) => "already-exists",
             Error::OtherTable | Error::ManualDisabled | Error::NoBackfill { .. } => "not-supported",
-            Error::Condition(_) => "validation-failed",
+            Error::Condition(_) | Error::Range(_) => "validation-failed",
             Error::EventBusy | Error::Locked { .. } => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",
             Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),

@@ -121,6 +121,10 @@ async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value
             state.catalogue(&source)?.cancel_backfill(&id).await?;
             Ok(success)
         }
+        Command::RedeliverDead { name, filter, dry_run, source } => {
+            let count = state.catalogue(&source)?.redeliver_dead(&name, &filter, dry_run).await?;
+            Ok(json!({ "count": count }))
+        }
         Command::Redeliver { event_id, source } => {
             state.catalogue(&source)?.redeliver(&event_id).await?;
             Ok(success)

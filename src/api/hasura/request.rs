@@ -8,6 +8,7 @@ use super::decode;
 use super::error::ApiError;
 use super::node::{DecodeError, Node};
 use crate::model::Definition;
+use crate::triggers::DeadFilter;
 
 /// Which of the two endpoints; they differ in paths and in the frame of messages (reference/hasura.md, 1.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +28,19 @@ pub(super) enum Command {
     Resume { name: String, source: String },
     Invoke { name: String, source: String, payload: Box<RawValue> },
     Redeliver { event_id: String, source: String },
+    RedeliverDead { name: String, filter: DeadFilter, dry_run: bool, source: String },
     Backfill { name: String, condition: Option<String>, source: String },
     Backfills { name: Option<String>, source: String },
     CancelBackfill { id: String, source: String },
 }
 
 /// The names of commands, without prefix.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "create_event_trigger",
     "delete_event_trigger",
     "invoke_event_trigger",
     "redeliver_event",
+    "redeliver_events",
     "backfill_event_trigger",
     "get_backfills",
     "cancel_backfill",
@@ -134,6 +137,10 @@ fn arguments(command: &str, args: &Value, body: &str) -> Result<Command, DecodeE
         "invoke_event_trigger" => {
             let (name, source, payload) = decode::invoke(&node)?;
             Ok(Command::Invoke { name, source, payload: raw_payload(body, &payload)? })
+        }
+        "redeliver_events" => {
+            let (name, filter, dry_run, source) = decode::redeliver_dead(&node)?;
+            Ok(Command::RedeliverDead { name, filter, dry_run, source })
         }
         "backfill_event_trigger" => {
             let (name, condition, source) = decode::backfill(&node)?;

@@ -107,6 +107,19 @@ fn commands_of_walhook_that_name_a_trigger_decode() {
 }
 
 #[test]
+fn a_bulk_redelivery_decodes() {
+    let decoded = |args: Value| decode(&json!({ "type": "redeliver_events", "args": args }), Endpoint::Metadata);
+    let all = decoded(json!({ "name": "t", "since": "yesterday", "until": null, "status": 503, "dry_run": true }));
+    let since = Some("yesterday".into());
+    let expected = crate::triggers::DeadFilter { since, until: None, status: Some(503) };
+    assert!(matches!(&all, Ok(Command::RedeliverDead { filter, dry_run: true, .. }) if *filter == expected), "{all:?}");
+    let least = decoded(json!({ "name": "t" }));
+    assert!(matches!(&least, Ok(Command::RedeliverDead { dry_run: false, source, .. }) if source == "default"));
+    assert_eq!(decoded(json!({ "name": "t", "status": "503" })).expect_err("a text").1, "$.args.status");
+    assert_eq!(decoded(json!({ "name": "t", "until": "" })).expect_err("empty").1, "$.args.until");
+}
+
+#[test]
 fn what_walhook_adds_to_hasuras_definition_decodes() {
     let plain = create(args(json!({}))).0;
     assert!(!plain.operations.truncate && !plain.fire_on_unchanged && !plain.transaction);
@@ -355,7 +368,7 @@ fn the_first_failing_check_is_reported() {
 fn missing_arguments_and_wrong_frames() {
     let object = |found: &str| format!("parsing Object failed, expected Object, but encountered {found}");
     let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
-         \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \
+         \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \"redeliver_events\", \
          \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\", \"pause_event_trigger\", \
          \"resume_event_trigger\"], but found tag \"random\"";
     let cases: Vec<(Value, Endpoint, &str, String)> = vec![

@@ -1,0 +1,74 @@
+//! The databases of commands that work on a source's catalogue and queue themselves, beside the nodes that serve.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::service::{self, Config, RawSettings, RawSource};
+use crate::triggers::Catalogue;
+
+/// Bad settings, as with `serve`.
+pub(super) const EXIT_USAGE: u8 = 2;
+
+/// The settings of `walhook serve` that say where they are.
+#[derive(Args, Debug)]
+pub(super) struct CatalogueArgs {
+    /// The source database (required)
+    #[arg(long, env = "WALHOOK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// A file that holds the database URL
+    #[arg(long, env = "WALHOOK_DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
+    /// The password for the database URL, where it holds none
+    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    database_password: Option<String>,
+    /// A file that holds this password
+    #[arg(long, env = "WALHOOK_DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    database_password_file: Option<PathBuf>,
+    /// The queue's database, where `walhook serve` has one
+    #[arg(long, env = "WALHOOK_QUEUE_URL", hide_env_values = true, value_name = "URL")]
+    queue_url: Option<String>,
+    /// A file that holds the queue's database URL
+    #[arg(long, env = "WALHOOK_QUEUE_URL_FILE", value_name = "FILE")]
+    queue_url_file: Option<PathBuf>,
+    /// The password for the queue's database URL, where it holds none
+    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    queue_password: Option<String>,
+    /// A file that holds this password
+    #[arg(long, env = "WALHOOK_QUEUE_PASSWORD_FILE", value_name = "FILE")]
+    queue_password_file: Option<PathBuf>,
+    /// Name of the source [default: default]
+    #[arg(long, env = "WALHOOK_SOURCE", value_name = "NAME")]
+    source: Option<String>,
+    /// The TOML file of `walhook serve`
+    #[arg(long, env = "WALHOOK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl CatalogueArgs {
+    /// Opens the catalogue; none where the settings cannot be used, which was said then.
+    pub(super) async fn open(self) -> anyhow::Result<Option<Catalogue>> {
+        let source = RawSource {
+            database_url: self.database_url,
+            database_url_file: self.database_url_file,
+            database_password: self.database_password,
+            database_password_file: self.database_password_file,
+            ..RawSource::default()
+        };
+        let settings = RawSettings {
+            source,
+            queue_url: self.queue_url,
+            queue_url_file: self.queue_url_file,
+            queue_password: self.queue_password,
+            queue_password_file: self.queue_password_file,
+            ..RawSettings::default()
+        };
+        match Config::load(settings, self.config.as_deref()) {
+            Ok(config) => Ok(Some(service::open_catalogue(&config, self.source.as_deref()).await?)),
+            Err(problems) => {
+                eprintln!("walhook: {problems}");
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Sending dead events again, from SQL, by the API and by the command.
+
+mod support;
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use support::cluster::TestDatabase;
+use support::receiver::{Answer, Script};
+use support::scene::{DEADLINE, Scene};
+use support::wait::eventually;
+use walhook::postgres::Session;
+
+const ITEMS: &str = "create table items (id int primary key)";
+
+async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(queue: &Session, query: &str) -> T {
+    queue.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{error:?} in {query}")).get(0)
+}
+
+async fn wait_for_count(queue: &Session, query: &str, expected: i64) {
+    let check = || async {
+        let count: i64 = value(queue, query).await;
+        if count == expected { Ok(()) } else { Err(format!("{count} instead of {expected}: {query}")) }
+    };
+    eventually("the count", DEADLINE, check).await;
+}
+
+async fn wait_for_dead(queue: &Session, expected: i64) {
+    wait_for_count(queue, "select count(*) from walhook.events where trigger = 't' and status = 'dead'", expected)
+        .await;
+}
+
+/// Trigger `t` with 30 dead events: rows 1 to 10 were answered with 500, 11 to 20 with 422, 21 to 30 got no answer.
+/// Gives the times of the server between them.
+async fn dead_events(scene: &Scene, queue: &Session) -> [String; 2] {
+    scene.create("t", "items", "/t", json!({})).await;
+    let mut times = Vec::new();
+    for (round, answer) in [Answer::status(500), Answer::status(422), Answer::close()].into_iter().enumerate() {
+        scene.receiver.on("/t", Script::always(answer));
+        let first = round * 10 + 1;
+        scene.execute(&format!("insert into items select i from generate_series({first}, {first} + 9) i")).await;
+        wait_for_dead(queue, first as i64 + 9).await;
+        times.push(value(queue, "select clock_timestamp()::text").await);
+    }
+    scene.receiver.on("/t", Script::default());
+    [times.remove(0), times.remove(0)]
+}
+
+async fn by_filters(scene: &Scene, queue: &Session) {
+    let [after_500, after_422] = dead_events(scene, queue).await;
+    let sent = || scene.receiver.requests("/t").len();
+    let before = sent();
+    // Counting sends nothing, and neither does what is rolled back.
+    let counted = [
+        (json!({}), 30),
+        (json!({"status": 500}), 10),
+        (json!({"status": 0}), 10),
+        (json!({"status": 503}), 0),
+        (json!({"since": after_500}), 20),
+        (json!({"until": after_422}), 20),
+        (json!({"since": after_500, "until": after_422, "status": 422}), 10),
+        (json!({"since": after_500, "status": 500}), 0),
+        (json!({"since": "tomorrow"}), 0),
+    ];
+    for (filter, expected) in counted {
+        let mut args = json!({"name": "t", "dry_run": true});
+        for (key, value) in filter.as_object().expect("a filter") {
+            args[key] = value.clone();
+        }
+        assert_eq!(scene.succeed("redeliver_events", args).await, json!({"count": expected}), "{filter}");
+    }
+    queue.batch_execute("begin; select walhook.redeliver_dead('t'); rollback").await.expect("a rollback");
+    assert_eq!(value::<i64>(queue, "select count(*) from walhook.deferred").await, 0);
+
+    let answer = scene.succeed("pg_redeliver_events", json!({"name": "t", "status": 422})).await;
+    assert_eq!(answer, json!({"count": 10}));
+    scene.arrivals("/t", before + 10).await;
+    wait_for_dead(queue, 20).await;
+    let redelivered: i64 = value(queue, &format!("select walhook.redeliver_dead('t', until => '{after_422}')")).await;
+    assert_eq!(redelivered, 10);
+    let requests = scene.arrivals("/t", before + 20).await;
+    let ids = |from: usize| {
+        let mut ids: Vec<i64> = requests[before + from..before + from + 10]
+            .iter()
+            .filter_map(|request| request.json()["event"]["data"]["new"]["id"].as_i64())
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!((ids(0), ids(10)), ((11..=20).collect(), (1..=10).collect()), "{requests:?}");
+    wait_for_dead(queue, 10).await;
+
+    // One that is sent again and dies again is dead once.
+    scene.receiver.on("/t", Script::always(Answer::status(500)));
+    let one: String = value(queue, "select id::text from walhook.events where status = 'dead' limit 1").await;
+    assert!(value::<bool>(queue, &format!("select walhook.redeliver('{one}')")).await);
+    scene.arrivals("/t", before + 21).await;
+    let again = format!("select count(*) from walhook.events where id = '{one}' and status = 'dead' and attempts = 2");
+    wait_for_count(queue, &again, 1).await;
+    assert_eq!(value::<i64>(queue, "select count(*) from walhook.dead_events('t')").await, 10);
+    assert_eq!(value::<i64>(queue, "select count(*) from walhook.dead_events('t', status => 500)").await, 1);
+}
+
+#[tokio::test]
+async fn dead_events_are_sent_again_by_status_and_time() {
+    let scene = Scene::start(ITEMS).await;
+    let queue = scene.database.connect().await;
+    by_filters(&scene, &queue).await;
+    for (args, code) in [
+        (json!({"name": "nobody"}), "not-exists"),
+        (json!({"name": "t", "since": "when it broke"}), "validation-failed"),
+        (json!({"name": "t", "until": "2026-13-13"}), "validation-failed"),
+    ] {
+        let (status, body) = scene.call("redeliver_events", args.clone()).await;
+        assert_eq!((status, &body["code"]), (400, &json!(code)), "{args}: {body}");
+    }
+    let unknown = "select walhook.redeliver('01890000-0000-7000-8000-000000000000')";
+    let refused = queue.batch_execute(unknown).await.expect_err("no such event");
+    assert!(refused.as_db_error().expect("the server's").message().ends_with("not found"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn dead_events_are_sent_again_where_the_queue_is_in_another_database() {
+    let database = TestDatabase::create().await;
+    let scene = Scene::start_with(ITEMS, |start| start.with(&["--queue-url", database.url()])).await;
+    let queue = database.connect().await;
+    by_filters(&scene, &queue).await;
+}
+
+#[tokio::test]
+async fn the_command_counts_and_sends_again() {
+    let scene = Scene::start(ITEMS).await;
+    dead_events(&scene, &scene.sql).await;
+    let before = scene.receiver.requests("/t").len();
+    let run = async |arguments: &[&str]| -> (bool, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_walhook"));
+        command.arg("redeliver").args(arguments).args(["--database-url", scene.database.url()]);
+        let output = command.stdin(Stdio::null()).output().await.expect("the command");
+        let text = String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr });
+        (output.status.success(), text.trim().to_owned())
+    };
+    let counted = run(&["t", "--dry-run", "--since", "yesterday", "--status", "0"]).await;
+    assert_eq!(counted, (true, "10 dead events would be sent again".into()));
+    assert_eq!(run(&["t", "--status", "500"]).await, (true, "10 dead events are sent again".into()));
+    scene.arrivals("/t", before + 10).await;
+    let event: String = scene.value("select id::text from walhook.events where status = 'dead' limit 1", &[]).await;
+    assert_eq!(run(&["--event", &event]).await, (true, String::new()));
+    let requests = scene.arrivals("/t", before + 11).await;
+    assert_eq!(requests[before + 10].json()["id"], Value::from(event));
+    wait_for_dead(&scene.sql, 19).await;
+    let (succeeded, said) = run(&["nobody"]).await;
+    assert!(!succeeded && said.contains("event trigger \"nobody\" does not exist"), "{said}");
+}
