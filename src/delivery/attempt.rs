@@ -1,7 +1,8 @@
 //! One attempt: send, wait for the answer, decide.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::pause::Gone;
 use super::retry::{self, Tried};
@@ -10,12 +11,26 @@ use super::{Client, Endpoint, payload, remarks};
 use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
 
+/// An attempt that ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// What is to be recorded of it.
+    pub(super) settled: Settled,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) started_at: Instant,
+}
+
 /// Makes the request for an event and gives what is to be recorded of it.
-pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, gone: Gone, ready: Ready) -> Settled {
+pub(super) async fn attempt(
+    client: &Client,
+    endpoint: Arc<Endpoint>,
+    gone: Gone,
+    ready: Ready,
+    longest_retry_after_sec: u64,
+) -> Ended {
     let Ready { logged, number, deferred } = ready;
     let event = logged.event;
-    let started_at = Timestamp::now();
-    let clock = Instant::now();
+    let (started_at, clock) = (Timestamp::now(), Instant::now());
     let body = payload::body(&endpoint, &event, number);
     let outcome = client.post(&endpoint, body, remarks::headers(&event)).await;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
@@ -26,9 +41,10 @@ pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, gone: Gone
         outcome: &outcome,
         now: Timestamp::now(),
         was_gone: gone.note(&outcome),
+        counts: true,
     };
-    let verdict = retry::decide(&tried, &endpoint.retry_conf);
-    Settled {
+    let verdict = retry::decide(&tried, &endpoint.retry_conf, longest_retry_after_sec);
+    let settled = Settled {
         event_id: event.id,
         trigger_id: event.trigger_id,
         source_id: logged.source_id,
@@ -37,5 +53,7 @@ pub(super) async fn attempt(client: &Client, endpoint: Arc<Endpoint>, gone: Gone
         committed_at: event.committed_at,
         was_deferred: deferred,
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
-    }
+        counts: true,
+    };
+    Ended { settled, endpoint, started_at: clock }
 }

@@ -44,10 +44,11 @@ impl Failures {
     }
 }
 
-fn reason(outcome: &Outcome) -> String {
+/// What went wrong, without anything of the answer's body.
+pub(super) fn reason(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Answered(response) => format!("it answered {}", response.status),
-        Outcome::Failed(message) => message.clone(),
+        Outcome::Failed(failure) => failure.text.clone(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The dispatcher's reads from the database, each a task of its own that brings its result back.
+//! The dispatcher's reads from the database, and what it tells operators there; each a task of its own that brings its
+//! result back.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use crate::model::{EventId, LANES, Timestamp};
 use crate::postgres::{Pool, Pooled};
-use crate::queue::{self, Backlog, Bounds, Deferred, LiveTrigger};
+use crate::queue::{self, Backlog, Bounds, Deferred, EndpointDown, LiveTrigger};
 
 /// What a read brought.
 pub(super) enum Fetched {
@@ -27,6 +28,8 @@ pub(super) enum Fetched {
     CatalogueFailed,
     /// Each source's last seq in the log.
     Heads(Vec<(i16, i64)>),
+    /// The database was told which endpoints are down, or could not be.
+    ToldDown { done: bool },
 }
 
 /// A trigger with its place in the log.
@@ -146,4 +149,14 @@ pub(super) async fn heads(pool: Pool) -> Fetched {
             Fetched::Heads(Vec::new())
         }
     }
+}
+
+pub(super) async fn tell_down(pool: Pool, node: Uuid, down: Vec<EndpointDown>) -> Fetched {
+    let told =
+        with_session(&pool, async |client: &Client| queue::write_endpoints_down(client, node, &down).await).await;
+    if let Err(error) = &told {
+        warn!("walhook.endpoints does not say which endpoints are down: {error}; trying again");
+        tokio::time::sleep(FAILURE_PAUSE).await;
+    }
+    Fetched::ToldDown { done: told.is_ok() }
 }

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::Endpoint;
-use crate::model::{Outcome, Response};
+use crate::model::{Failure, FailureKind, Outcome, Response};
 
 /// The client all webhooks share. Redirects are not followed: a 3xx is an answer that is not 2xx.
 #[derive(Clone)]
@@ -63,24 +63,30 @@ impl Client {
         request.headers_mut().extend(remarks);
         let timeout = endpoint.timeout();
         let exchange = async {
-            let response = self.pooled.request(request).await.map_err(|error| describe(&error))?;
+            let response = self.pooled.request(request).await.map_err(|error| failure(&error))?;
             read_answer(response).await
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok(response)) => Outcome::Answered(response),
-            Ok(Err(message)) => Outcome::Failed(message),
-            Err(_) => Outcome::Failed(format!("no answer within {} s", timeout.as_secs())),
+            Ok(Err(failure)) => Outcome::Failed(failure),
+            Err(_) => {
+                let text = format!("no answer within {} s", timeout.as_secs());
+                Outcome::Failed(Failure { kind: FailureKind::Timeout, text })
+            }
         }
     }
 }
 
-async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, String> {
+async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, Failure> {
     let status = response.status().as_u16();
     let retry_after_sec = retry_after(response.headers());
     let mut body = response.into_body();
     let (mut head, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("the answer broke off: {error}"))?;
+        let frame = frame.map_err(|error| {
+            let text = format!("the answer broke off: {error}");
+            Failure { kind: FailureKind::Broken, text }
+        })?;
         let Some(data) = frame.data_ref() else { continue };
         head.extend_from_slice(&data[..data.len().min(HEAD_BYTES - head.len())]);
         read += data.len();
@@ -108,8 +114,12 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The error with its causes. None of them holds a header or a body.
-fn describe(error: &hyper_util::client::legacy::Error) -> String {
-    let mut text = if error.is_connect() { "cannot connect".to_owned() } else { "no usable answer".to_owned() };
+fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
+    let (kind, what) = match error.is_connect() {
+        true => (FailureKind::Connect, "cannot connect"),
+        false => (FailureKind::Broken, "no usable answer"),
+    };
+    let mut text = what.to_owned();
     let mut cause = error.source();
     while let Some(inner) = cause {
         let inner_text = inner.to_string();
@@ -119,5 +129,5 @@ fn describe(error: &hyper_util::client::legacy::Error) -> String {
         }
         cause = inner.source();
     }
-    text
+    Failure { kind, text }
 }

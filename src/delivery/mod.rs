@@ -10,13 +10,16 @@
 //! recorder says that its outcome is durable; a crash before that sends it again, with the same id.
 
 mod attempt;
+mod breaker;
 mod dispatcher;
 mod endpoint;
 mod failures;
 mod fetch;
 mod handle;
 mod http;
+mod limiter;
 mod notices;
+mod outages;
 mod pause;
 mod payload;
 mod recorder;
@@ -29,7 +32,7 @@ pub use endpoint::Endpoint;
 pub use handle::{Command, Handle, handle};
 pub use http::Client;
 pub use payload::body;
-pub use retry::{LONGEST_RETRY_AFTER_SEC, decide};
+pub use retry::decide;
 
 use std::time::Duration;
 
@@ -56,6 +59,8 @@ pub struct Parts {
     pub commands: mpsc::Receiver<Command>,
     /// How long requests under way may go on after the stop.
     pub grace: Duration,
+    /// The longest that a webhook may ask to be left alone with `Retry-After`.
+    pub longest_retry_after: Duration,
 }
 
 /// Why delivery cannot work.

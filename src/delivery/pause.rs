@@ -85,7 +85,7 @@ impl Gone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Response;
+    use crate::model::{Failure, FailureKind, Response};
 
     fn answered(status: u16) -> Outcome {
         Outcome::Answered(Response { status, ..Response::default() })
@@ -120,7 +120,8 @@ mod tests {
         let gone = pause.gone();
         let before: Vec<bool> = [410, 200, 410, 410].map(|status| gone.note(&answered(status))).into();
         assert_eq!(before, [false, true, false, true]);
-        assert!(gone.note(&Outcome::Failed("refused".into())) && !gone.note(&answered(410)));
+        let refused = Failure { kind: FailureKind::Connect, text: "refused".into() };
+        assert!(gone.note(&Outcome::Failed(refused)) && !gone.note(&answered(410)));
         assert!(pause.is_told(true) && pause.is_told(false));
         assert!(!gone.note(&answered(410)));
     }

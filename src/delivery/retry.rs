@@ -2,9 +2,6 @@
 
 use crate::model::{Backoff, EventId, Outcome, RetryConf, Timestamp, Verdict};
 
-/// The longest a webhook may ask us to wait with `Retry-After`, in seconds.
-pub const LONGEST_RETRY_AFTER_SEC: u64 = 24 * 60 * 60;
-
 /// 410 Gone: nothing is at this address any more.
 const GONE: u16 = 410;
 
@@ -23,6 +20,8 @@ pub struct Tried<'a> {
     pub now: Timestamp,
     /// Whether the attempt of this trigger that ended last before it was answered with 410.
     pub was_gone: bool,
+    /// Whether it is one of the retries that the policy allows; one that failed with its endpoint's outage is not.
+    pub counts: bool,
 }
 
 /// Whether the endpoint says that it is gone.
@@ -35,11 +34,13 @@ pub fn is_gone(outcome: &Outcome) -> bool {
 /// even when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were
 /// made.
 ///
-/// 410 twice in a row pauses the trigger, which Hasura does not have; then nothing is spent of the event's retries.
+/// 410 twice in a row pauses the trigger, which Hasura does not have; then nothing is spent of the event's retries. An
+/// attempt that does not count is followed by another one even when retries are used up.
 ///
 /// walhook's own keys: a status of `give_up_on` and an age past `max_age_sec` end the retries whatever else holds;
-/// under exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one.
-pub fn decide(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
+/// under exponential backoff a `Retry-After` never shortens a pause; jitter only ever adds to one. No `Retry-After`
+/// counts for more than `longest_retry_after_sec`.
+pub fn decide(tried: &Tried<'_>, conf: &RetryConf, longest_retry_after_sec: u64) -> Verdict {
     let (status, retry_after_sec) = match tried.outcome {
         outcome if outcome.is_success() => return Verdict::Delivered,
         Outcome::Answered(response) => (Some(response.status), response.retry_after_sec),
@@ -52,10 +53,10 @@ pub fn decide(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
         return Verdict::Paused;
     }
     let own_pause = u64::from(conf.pause_sec(tried.number));
-    let pause_sec = match retry_after_sec.map(|seconds| seconds.min(LONGEST_RETRY_AFTER_SEC)) {
+    let pause_sec = match retry_after_sec.map(|seconds| seconds.min(longest_retry_after_sec)) {
         Some(asked) if conf.backoff == Backoff::Exponential => asked.max(own_pause),
         Some(asked) => asked,
-        None if tried.number < conf.num_retries => own_pause,
+        None if !tried.counts || tried.number < conf.num_retries => own_pause,
         None => return Verdict::Dead,
     };
     let due = Timestamp(tried.now.plus_seconds(pause_sec).0.saturating_add(jitter_micros(tried, pause_sec, conf)));
@@ -80,17 +81,18 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Response, Statuses};
+    use crate::model::{Failure, FailureKind, Response, Statuses};
 
     const COMMITTED_AT: Timestamp = Timestamp(0);
     const NOW: Timestamp = Timestamp(1_000_000);
+    const LONGEST_RETRY_AFTER_SEC: u64 = 86_400;
 
     fn answered(status: u16, retry_after_sec: Option<u64>) -> Outcome {
         Outcome::Answered(Response { status, retry_after_sec, head: String::new() })
     }
 
     fn broken() -> Outcome {
-        Outcome::Failed("timed out".into())
+        Outcome::Failed(Failure { kind: FailureKind::Timeout, text: "timed out".into() })
     }
 
     fn hasura() -> RetryConf {
@@ -99,7 +101,11 @@ mod tests {
 
     fn tried(number: u32, outcome: &Outcome) -> Tried<'_> {
         let event_id = Uuid::from_u128(7);
-        Tried { event_id, committed_at: COMMITTED_AT, number, outcome, now: NOW, was_gone: false }
+        Tried { event_id, committed_at: COMMITTED_AT, number, outcome, now: NOW, was_gone: false, counts: true }
+    }
+
+    fn decided(tried: &Tried<'_>, conf: &RetryConf) -> Verdict {
+        decide(tried, conf, LONGEST_RETRY_AFTER_SEC)
     }
 
     fn after(seconds: u64) -> Verdict {
@@ -169,10 +175,10 @@ mod tests {
         ];
         for (conf, number, outcome, expected) in table {
             let tried = tried(number, &outcome);
-            assert_eq!(decide(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
+            assert_eq!(decided(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
             let after_gone = if is_gone(&outcome) { Verdict::Paused } else { expected };
             assert_eq!(
-                decide(&Tried { was_gone: true, ..tried }, conf),
+                decided(&Tried { was_gone: true, ..tried }, conf),
                 after_gone,
                 "after 410: {outcome:?}, {conf:?}"
             );
@@ -202,7 +208,24 @@ mod tests {
         ];
         for (conf, number, outcome, expected) in table {
             let tried = Tried { was_gone: true, ..tried(number, &outcome) };
-            assert_eq!(decide(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
+            assert_eq!(decided(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_in_an_outage_is_followed_by_another_but_rules_that_end_an_event_hold() {
+        let no_retries = RetryConf { num_retries: 0, ..hasura() };
+        let picky = RetryConf { give_up_on: vec![Statuses::One(503)], ..hasura() };
+        let younger = RetryConf { max_age_sec: Some(10), ..hasura() };
+        for (conf, number, outcome, expected) in [
+            (&no_retries, 0, broken(), after(10)),
+            (&hasura(), 2, answered(503, None), after(10)),
+            (&hasura(), 2, answered(503, Some(3)), after(3)),
+            (&picky, 2, answered(503, None), Verdict::Dead),
+            (&younger, 2, broken(), Verdict::Dead),
+        ] {
+            let tried = Tried { counts: false, ..tried(number, &outcome) };
+            assert_eq!(decided(&tried, conf), expected, "attempt {number}, {outcome:?}, {conf:?}");
         }
     }
 
@@ -216,11 +239,11 @@ mod tests {
                 let outcome = answered(503, None);
                 let event_id = Uuid::from_u128(event);
                 let tried = Tried { event_id, ..tried(number, &outcome) };
-                let Verdict::RetryAt(due) = decide(&tried, &conf) else { panic!("dead") };
+                let Verdict::RetryAt(due) = decided(&tried, &conf) else { panic!("dead") };
                 let (pause, waited) = (i64::from(conf.pause_sec(number)) * 1_000_000, due.0 - NOW.0);
                 assert!((pause..=pause + pause / 5).contains(&waited), "{waited} for a pause of {pause}");
                 seen.insert(waited);
-                assert_eq!(decide(&tried, &conf), Verdict::RetryAt(due), "the same again");
+                assert_eq!(decided(&tried, &conf), Verdict::RetryAt(due), "the same again");
             }
         }
         assert!(seen.len() > 900, "{} different pauses of 1000", seen.len());

@@ -3,19 +3,20 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::Endpoint;
 use super::failures::Failures;
+use super::limiter::{DEFAULT_MAX_IN_FLIGHT, Limiter, Load};
+use super::outages::Flow;
 use super::pause::Pause;
 use super::tracker::Tracker;
 use crate::model::{EventId, LANES, Verdict};
 use crate::queue::{Backlog, Bounds, Deferred, Logged, Settled};
 
-/// Requests of one trigger under way at a time.
-const MAX_IN_FLIGHT: usize = 64;
 const MAX_READY: usize = 4_000;
 /// What all triggers together may hold in memory, shared evenly between them.
 const READY_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
@@ -25,6 +26,8 @@ const EVENT_BYTES: usize = 256;
 /// Events between the oldest that is not done and the newest that was taken: what a restart has to look at again.
 const MAX_WINDOW: usize = 65_536;
 const MAX_DEFERRED_IN_HAND: usize = 64;
+/// A trigger that started no request for this long is stuck, and not just short of room for a moment.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
 
 /// An event that may be sent now.
 #[derive(Debug)]
@@ -74,7 +77,8 @@ pub(super) struct TriggerQueue {
     allowance: usize,
     /// Bytes of row text of an event, about, as the last ones had.
     usual_size: usize,
-    in_flight: usize,
+    limiter: Limiter,
+    flow: Flow,
     tracker: Tracker,
     /// How far the log was taken; follows the log's end while live.
     taken_to: i64,
@@ -109,7 +113,8 @@ impl TriggerQueue {
             ready_bytes: 0,
             allowance: *READY_BYTES_OF_ONE.start(),
             usual_size: 0,
-            in_flight: 0,
+            limiter: Limiter::new(DEFAULT_MAX_IN_FLIGHT),
+            flow: Flow::Free,
             tracker: Tracker::default(),
             taken_to,
             intake: Intake::Behind,
@@ -171,18 +176,19 @@ impl TriggerQueue {
 
     /// Whether it could send an event at once if it had one.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_live() && self.ready.is_empty() && self.is_open()
+        self.is_live() && self.ready.is_empty() && self.is_open() && self.flow == Flow::Free
     }
 
     /// Whether it takes what comes, or would within a moment, but has no room just now. `head` is the log's end.
     pub(super) fn is_short_of_room(&self, head: i64) -> bool {
         let in_reach = head - self.taken_to <= MAX_READY as i64;
-        match &self.intake {
-            _ if !self.is_open() => false,
+        let is_short = match &self.intake {
+            _ if !self.is_open() || self.flow != Flow::Free => false,
             Intake::Live => !self.has_room(),
             Intake::Reading { tail: Some(tail), .. } => tail.is_full(self.allowance),
             Intake::Behind | Intake::Reading { tail: None, .. } => in_reach,
-        }
+        };
+        is_short && self.limiter.started_at().is_none_or(|at| at.elapsed() < STUCK_AFTER)
     }
 
     /// Whether everything that the log holds was taken.
@@ -219,7 +225,10 @@ impl TriggerQueue {
         self.intake = Intake::Reading { up_to: head, tail: Some(Tail::default()) };
         let bytes = self.allowance - self.ready_bytes;
         // Rows beyond the bytes would be looked at in vain, so about as many are asked for as will fit.
-        let fitting = bytes / (self.usual_size + EVENT_BYTES) + 1;
+        let fitting = match self.flow {
+            Flow::Free => bytes / (self.usual_size + EVENT_BYTES) + 1,
+            Flow::Held | Flow::Probe => 1,
+        };
         let rows = fitting.min(MAX_READY - self.ready.len()) as i64;
         let bytes = bytes as i64;
         Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
@@ -267,12 +276,20 @@ impl TriggerQueue {
     }
 
     fn has_room(&self) -> bool {
+        if self.flow != Flow::Free {
+            // One, for the next probe.
+            return self.ready.is_empty();
+        }
         self.ready.len() < MAX_READY && self.ready_bytes < self.allowance && self.tracker.len() < MAX_WINDOW
     }
 
     /// How many due deferred events may be fetched.
     pub(super) fn deferred_room(&self) -> usize {
-        if !self.is_open() { 0 } else { MAX_DEFERRED_IN_HAND - self.deferred_in_hand.len() }
+        match self.flow {
+            _ if !self.is_open() => 0,
+            Flow::Free => MAX_DEFERRED_IN_HAND.saturating_sub(self.deferred_in_hand.len()),
+            Flow::Held | Flow::Probe => usize::from(self.ready.is_empty()),
+        }
     }
 
     /// Takes a due deferred event.
@@ -292,26 +309,44 @@ impl TriggerQueue {
         self.deferred_in_hand.contains(&event)
     }
 
+    /// Its endpoint opened, closed, or is to be probed. After an outage it begins slowly.
+    pub(super) fn set_flow(&mut self, flow: Flow) {
+        if self.flow != Flow::Free && flow == Flow::Free {
+            self.limiter.begin_anew(Instant::now());
+        }
+        self.flow = flow;
+    }
+
+    /// Whether the next event is a probe.
+    pub(super) fn is_probing(&self) -> bool {
+        self.flow == Flow::Probe
+    }
+
     /// Whether `next` would give an event.
     pub(super) fn can_send(&self) -> bool {
-        self.in_flight < MAX_IN_FLIGHT && !self.ready.is_empty() && self.is_open()
+        let may_start = match self.flow {
+            Flow::Free => self.limiter.has_place(),
+            Flow::Probe => true,
+            Flow::Held => false,
+        };
+        may_start && !self.ready.is_empty() && self.is_open()
     }
 
     /// The next event to send, which counts as in flight from now on.
     pub(super) fn next(&mut self) -> Option<(Ready, Arc<Endpoint>)> {
-        if self.in_flight >= MAX_IN_FLIGHT || self.pause.is_on() {
+        if !self.can_send() {
             return None;
         }
         let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.logged.event.size() + EVENT_BYTES;
-        self.in_flight += 1;
+        self.limiter.started(Instant::now());
         Some((ready, endpoint))
     }
 
-    /// A request ended, whatever its outcome.
-    pub(super) fn request_ended(&mut self, settled: &Settled) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    /// A request that was started then ended, whatever its outcome.
+    pub(super) fn request_ended(&mut self, settled: &Settled, started_at: Instant) {
+        self.limiter.ended(Load::of(&settled.attempt.outcome), started_at, Instant::now());
         if settled.attempt.verdict == Verdict::Paused && self.pause.endpoint_is_gone() {
             let trigger = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.name);
             warn!(trigger, "its endpoint answered 410 Gone twice, so it is paused and its events are held; resume it");

@@ -7,8 +7,28 @@ use super::Timestamp;
 pub enum Outcome {
     /// The webhook answered, with any status.
     Answered(Response),
-    /// There was no answer: refused, reset, timed out, not HTTP. The text names no secret and no row value.
-    Failed(String),
+    /// There was no answer: refused, reset, timed out, not HTTP.
+    Failed(Failure),
+}
+
+/// Why there was no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which kind of failure.
+    pub kind: FailureKind,
+    /// What happened. Names no secret and no row value.
+    pub text: String,
+}
+
+/// How far a request came that got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The name did not resolve, or no connection came about.
+    Connect,
+    /// The time for an attempt was over, in whichever phase.
+    Timeout,
+    /// The connection broke, or what came was no HTTP.
+    Broken,
 }
 
 /// The part of an answer that is kept.

@@ -9,7 +9,7 @@ mod table;
 mod template;
 mod trigger;
 
-pub use attempt::{Attempt, Outcome, Response, Verdict};
+pub use attempt::{Attempt, Failure, FailureKind, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
 pub use position::{Lsn, Position, Timestamp};
 pub use retry_conf::{Backoff, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, RetryConf, Statuses};

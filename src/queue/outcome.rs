@@ -31,6 +31,8 @@ pub struct Settled {
     pub was_deferred: bool,
     /// What happened.
     pub attempt: Attempt,
+    /// Whether a failure is one of the trigger's `num_retries`. One that is part of its endpoint's outage is not.
+    pub counts: bool,
 }
 
 /// Writes outcomes through the session that owns the lanes, so an owner that lost them cannot write.
@@ -164,7 +166,7 @@ fn waits(settled: &Settled) -> bool {
 }
 
 fn spends_a_retry(settled: &Settled) -> bool {
-    settled.attempt.verdict != Verdict::Paused
+    settled.counts && settled.attempt.verdict != Verdict::Paused
 }
 
 fn number(number: u32) -> i32 {
@@ -175,7 +177,7 @@ fn write_row(rows: &mut CopyRows, settled: &Settled) {
     let attempt = &settled.attempt;
     let (status, response, error) = match &attempt.outcome {
         Outcome::Answered(response) => (Some(response.status), Some(response.head.as_str()), None),
-        Outcome::Failed(error) => (None, None, Some(error.as_str())),
+        Outcome::Failed(failure) => (None, None, Some(failure.text.as_str())),
     };
     let verdict = match attempt.verdict {
         Verdict::Delivered => "delivered",

@@ -50,6 +50,8 @@ pub struct Config {
     pub roles: Roles,
     /// How long requests under way may go on after a stop.
     pub grace: Duration,
+    /// The longest that a webhook may ask to be left alone with `Retry-After`.
+    pub max_retry_after: Duration,
     /// What is done with the replica identity of watched tables.
     pub replica_identity: ReplicaIdentityPolicy,
     /// Columns of type int8, float8 and numeric become strings.
@@ -94,6 +96,7 @@ impl Problems {
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_GRACE: &str = "30s";
+const DEFAULT_MAX_RETRY_AFTER: &str = "24h";
 const DEFAULT_HEARTBEAT: &str = "30s";
 
 impl Config {
@@ -137,28 +140,21 @@ impl Config {
             ));
         }
         let grace = problems.note(duration("grace", raw.grace.as_deref().unwrap_or(DEFAULT_GRACE)));
-        let replica_identity = problems.note(match raw.replica_identity.as_deref() {
-            None | Some("full") => Ok(ReplicaIdentityPolicy::Full),
-            Some("keep") => Ok(ReplicaIdentityPolicy::Keep),
-            Some(other) => Err(format!("--replica-identity {other:?}: use full or keep")),
-        });
+        let max_retry_after = raw.max_retry_after.as_deref().unwrap_or(DEFAULT_MAX_RETRY_AFTER);
+        let max_retry_after = problems.note(duration("max-retry-after", max_retry_after));
+        let replica_identity = problems.note(replica_identity(raw.replica_identity.as_deref()));
         let stringify_numeric_types =
             problems.note(truth("stringify-numeric-types", raw.stringify_numeric_types.as_deref()));
         let heartbeat = problems.note(heartbeat(raw.heartbeat.as_deref().unwrap_or(DEFAULT_HEARTBEAT)));
         let slot_failover = problems.note(truth("slot-failover", raw.slot_failover.as_deref()));
-        let log_format = problems.note(match raw.log_format.as_deref() {
-            None => Ok(None),
-            Some("text") => Ok(Some(LogFormat::Text)),
-            Some("json") => Ok(Some(LogFormat::Json)),
-            Some(other) => Err(format!("--log-format {other:?}: use text or json")),
-        });
+        let log_format = problems.note(log_format(raw.log_format.as_deref()));
         let (Some(queue), Some(listen), Some(roles), Some(grace), Some(replica_identity)) =
             (queue, listen, roles, grace, replica_identity)
         else {
             return Err(problems);
         };
-        let (Some(heartbeat), Some(slot_failover), Some(log_format), true) =
-            (heartbeat, slot_failover, log_format, problems.is_empty())
+        let (Some(max_retry_after), Some(heartbeat), Some(slot_failover), Some(log_format), true) =
+            (max_retry_after, heartbeat, slot_failover, log_format, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -170,6 +166,7 @@ impl Config {
             admin_secret: admin_secret.map(SecretString::from),
             roles,
             grace,
+            max_retry_after,
             replica_identity,
             stringify_numeric_types: stringify_numeric_types.unwrap_or(false),
             heartbeat,
@@ -223,6 +220,24 @@ fn heartbeat(text: &str) -> Result<Option<Duration>, String> {
     }
 }
 
+fn replica_identity(text: Option<&str>) -> Result<ReplicaIdentityPolicy, String> {
+    match text {
+        None | Some("full") => Ok(ReplicaIdentityPolicy::Full),
+        Some("keep") => Ok(ReplicaIdentityPolicy::Keep),
+        Some(other) => Err(format!("--replica-identity {other:?}: use full or keep")),
+    }
+}
+
+/// `None` where it depends on where the log goes.
+fn log_format(text: Option<&str>) -> Result<Option<LogFormat>, String> {
+    match text {
+        None => Ok(None),
+        Some("text") => Ok(Some(LogFormat::Text)),
+        Some("json") => Ok(Some(LogFormat::Json)),
+        Some(other) => Err(format!("--log-format {other:?}: use text or json")),
+    }
+}
+
 fn truth(name: &str, text: Option<&str>) -> Result<bool, String> {
     match text {
         None | Some("false") => Ok(false),
@@ -269,6 +284,7 @@ mod tests {
         assert_eq!((source.slot.as_str(), source.publication.as_str()), ("walhook_default", "walhook_default"));
         assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
         assert_eq!(config.grace, Duration::from_secs(30));
+        assert_eq!(config.max_retry_after, Duration::from_secs(24 * 60 * 60));
         assert!(config.roles.capture && config.roles.delivery && config.roles.api);
         assert!(!format!("{config:?}").contains("hunter2"), "the password must not be printed");
     }
@@ -280,6 +296,7 @@ mod tests {
             queue_password: Some("hunter2".into()),
             listen: Some("0.0.0.0:80".into()),
             grace: Some("soon".into()),
+            max_retry_after: Some("a while".into()),
             only: Some("capture,tea".into()),
             log_format: Some("xml".into()),
             replica_identity: Some("none".into()),
@@ -293,6 +310,7 @@ mod tests {
             "--database-url",
             "--queue-password",
             "--grace",
+            "--max-retry-after",
             "--only",
             "--log-format",
             "--replica-identity",

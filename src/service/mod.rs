@@ -259,6 +259,7 @@ impl Tasks {
             handle: handle.clone(),
             commands,
             grace: config.grace,
+            longest_retry_after: config.max_retry_after,
         };
         let stop = self.stop.clone();
         self.running

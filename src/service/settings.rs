@@ -73,6 +73,9 @@ pub struct RawSettings {
     /// How long requests under way may go on after a stop [default: 30s]
     #[arg(long, env = "WALHOOK_GRACE", value_name = "DURATION")]
     pub grace: Option<String>,
+    /// The longest that a webhook may ask to be left alone with Retry-After [default: 24h]
+    #[arg(long, env = "WALHOOK_MAX_RETRY_AFTER", value_name = "DURATION")]
+    pub max_retry_after: Option<String>,
     /// Replica identity of watched tables: full sets it to FULL, keep leaves it [default: full]
     #[arg(long, env = "WALHOOK_REPLICA_IDENTITY", value_name = "full|keep")]
     pub replica_identity: Option<String>,
@@ -138,6 +141,7 @@ impl RawSettings {
             admin_secret_file: self.admin_secret_file.or(file.admin_secret_file.filter(|_| !secret_given)),
             only: self.only.or(file.only),
             grace: self.grace.or(file.grace),
+            max_retry_after: self.max_retry_after.or(file.max_retry_after),
             replica_identity: self.replica_identity.or(file.replica_identity),
             stringify_numeric_types: self.stringify_numeric_types.or(file.stringify_numeric_types),
             heartbeat: self.heartbeat.or(file.heartbeat),

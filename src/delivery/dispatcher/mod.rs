@@ -1,6 +1,7 @@
 //! The one task that knows what is to be sent, what is under way and what is done.
 
 mod feeding;
+mod holding;
 mod reactions;
 mod starts;
 mod stopping;
@@ -16,7 +17,9 @@ use tracing::error;
 use uuid::Uuid;
 
 use self::feeding::Held;
+use super::attempt::Ended;
 use super::fetch::Fetched;
+use super::outages::Outages;
 use super::recorder::{Recorder, Report, Work};
 use super::trigger_queue::TriggerQueue;
 use super::{Client, Command, Parts};
@@ -56,7 +59,10 @@ impl Heads {
 pub(super) struct Dispatcher {
     pool: Pool,
     client: Client,
+    /// Who it is, to the other nodes.
+    node: Uuid,
     environment: crate::model::Environment,
+    longest_retry_after: Duration,
     grace: Duration,
     feed: Option<FeedReceiver>,
     held: Option<Held>,
@@ -77,8 +83,8 @@ pub(super) struct Dispatcher {
     busy: HashSet<EventId>,
     /// How many of those have their request under way.
     requests: usize,
-    ended: mpsc::UnboundedReceiver<Settled>,
-    ended_sender: mpsc::UnboundedSender<Settled>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    ended_sender: mpsc::UnboundedSender<Ended>,
     /// Ended, and to be recorded.
     unrecorded: Vec<Settled>,
     /// Not before this, unless there is much to record.
@@ -97,6 +103,13 @@ pub(super) struct Dispatcher {
     heads_running: bool,
     /// When the log's ends are asked for again, told or not.
     heads_at: Instant,
+    outages: Outages,
+    /// Whether the endpoints that are down may be others than the database was told.
+    down_changed: bool,
+    /// Whether it was told of any.
+    was_down: bool,
+    telling_down: bool,
+    down_told_at: Option<Instant>,
 }
 
 impl Dispatcher {
@@ -105,12 +118,14 @@ impl Dispatcher {
         let (report_sender, reports) = mpsc::channel(4);
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
-        let recorder =
-            Recorder { database: parts.database, node: Uuid::new_v4(), work: work_receiver, reports: report_sender };
+        let node = Uuid::new_v4();
+        let recorder = Recorder { database: parts.database, node, work: work_receiver, reports: report_sender };
         Dispatcher {
             pool: parts.pool,
             client,
+            node,
             environment: parts.environment,
+            longest_retry_after: parts.longest_retry_after,
             grace: parts.grace,
             feed: parts.feed,
             held: None,
@@ -142,6 +157,11 @@ impl Dispatcher {
             cursors_due: false,
             heads_running: false,
             heads_at: Instant::now(),
+            outages: Outages::default(),
+            down_changed: false,
+            was_down: false,
+            telling_down: false,
+            down_told_at: None,
         }
     }
 
@@ -158,16 +178,18 @@ impl Dispatcher {
             self.advance();
             let due_at = self.due_at();
             let held_until = self.held.as_ref().map(|held| held.until);
+            let probe_at = self.outages.next_probe().filter(|_| self.owner);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(report) = self.reports.recv() => self.on_report(report),
-                _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|settled| self.on_ended(settled)),
+                _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|ended| self.on_ended(ended)),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
                 item = next_item(&mut self.feed), if self.held.is_none() => self.on_feed(item),
                 () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
                 () = sleep_until(self.record_at), if self.waits_to_record() => {}
+                () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => self.ask_for_probes(),
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
                 _ = cursor_clock.tick() => self.cursors_due = true,
                 _ = head_clock.tick() => self.look_at_heads(),
@@ -188,6 +210,7 @@ impl Dispatcher {
         if self.owner {
             self.start_reads();
             self.start_attempts();
+            self.tell_down();
         }
         self.start_recording();
     }

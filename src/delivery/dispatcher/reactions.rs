@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Dispatcher;
+use crate::delivery::attempt::Ended;
 use crate::delivery::fetch::{Fetched, Loaded};
 use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
@@ -55,10 +56,12 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn on_ended(&mut self, settled: Settled) {
+    pub(super) fn on_ended(&mut self, mut ended: Ended) {
         self.requests -= 1;
+        self.judge(&mut ended);
+        let Ended { settled, started_at, .. } = ended;
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
-            queue.request_ended(&settled);
+            queue.request_ended(&settled, started_at);
             self.look_for_reads |= !queue.is_live();
             if queue.can_send() {
                 self.give_turn(settled.trigger_id);
@@ -118,6 +121,10 @@ impl Dispatcher {
                 self.heads_running = false;
                 heads.into_iter().for_each(|(source_id, head)| self.on_head(source_id, head));
             }
+            Fetched::ToldDown { done } => {
+                self.telling_down = false;
+                self.down_changed |= !done;
+            }
         }
     }
 
@@ -166,6 +173,7 @@ impl Dispatcher {
                 self.give_turn(trigger.id);
             }
         }
+        self.assign_endpoints();
         let triggers = self.triggers.len();
         self.triggers.values_mut().for_each(|queue| queue.share_memory(triggers));
         self.look_for_reads = true;

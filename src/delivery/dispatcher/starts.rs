@@ -16,17 +16,29 @@ impl Dispatcher {
             let Some(id) = self.turns.pop_front() else { return };
             self.in_turns.remove(&id);
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
+            let mut probe = None;
             for _ in 0..TURN {
+                let is_probe = queue.is_probing();
                 let Some((ready, endpoint)) = queue.next() else { break };
                 self.busy.insert(ready.logged.id());
                 self.requests += 1;
+                if is_probe {
+                    probe = Some((endpoint.url.clone(), ready.logged.id()));
+                }
                 let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
+                let longest_retry_after_sec = self.longest_retry_after.as_secs();
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    drop(ended.send(attempt(&client, endpoint, gone, ready).await));
+                    drop(ended.send(attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await));
                 });
+                if is_probe {
+                    break;
+                }
             }
-            if queue.can_send() {
+            let has_more = queue.can_send();
+            if let Some((url, event_id)) = probe {
+                self.on_probe(&url, event_id);
+            } else if has_more {
                 self.give_turn(id);
             }
         }

@@ -29,7 +29,7 @@ impl Dispatcher {
                     Report::Owned { .. } => {}
                     report => self.on_report(report),
                 },
-                Some(settled) = self.ended.recv() => self.on_ended(settled),
+                Some(ended) = self.ended.recv() => self.on_ended(ended),
                 () = sleep_until(deadline) => {
                     let left = self.busy.len();
                     warn!("the grace time is over: {left} events will be sent again after the next start");

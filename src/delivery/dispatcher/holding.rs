@@ -1,0 +1,154 @@
+//! What the dispatcher makes of endpoints that are down: their triggers send nothing but a probe now and then.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::Dispatcher;
+use crate::delivery::attempt::Ended;
+use crate::delivery::breaker::{self, Sign};
+use crate::delivery::failures::reason;
+use crate::delivery::fetch;
+use crate::delivery::outages::{Flow, News};
+use crate::delivery::retry::{self, Tried};
+use crate::model::{EventId, Timestamp};
+use crate::queue::EndpointDown;
+
+/// How often the database is told again of what is down, so that what a node left behind when it ended shows its age.
+const TOLD_EVERY: Duration = Duration::from_secs(20);
+/// Names in a line of the log.
+const NAMES: usize = 5;
+
+impl Dispatcher {
+    /// Tells the endpoint's breaker. A failure that is part of an outage costs the event none of its retries.
+    pub(super) fn judge(&mut self, ended: &mut Ended) {
+        let Ended { settled, endpoint, started_at } = ended;
+        let outcome = &settled.attempt.outcome;
+        let attempt = breaker::Ended {
+            event_id: settled.event_id,
+            sign: Sign::of(outcome, &endpoint.retry_conf, self.longest_retry_after),
+            started_at: *started_at,
+            now: Instant::now(),
+        };
+        let reached = breaker::was_reached(outcome);
+        settled.counts = self.outages.ended(&endpoint.url, &attempt, reached, || reason(outcome));
+        if !settled.counts {
+            let tried = Tried {
+                event_id: settled.event_id,
+                committed_at: settled.committed_at,
+                number: settled.attempt.number,
+                outcome,
+                now: Timestamp::now(),
+                was_gone: false,
+                counts: false,
+            };
+            let verdict = retry::decide(&tried, &endpoint.retry_conf, self.longest_retry_after.as_secs());
+            settled.attempt.verdict = verdict;
+        }
+        for news in self.outages.take_news() {
+            self.on_news(news);
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::Down { triggers, reason, next_probe, quiet } => {
+                self.set_flow(&triggers, Flow::Held);
+                if !quiet {
+                    let (triggers, pause) = (self.names(&triggers), next_probe.as_secs_f64());
+                    warn!(
+                        triggers,
+                        "the endpoint is down: {reason}; events wait in the log and keep their retries, one request \
+                         at a time tries it, the next in {pause:.0} s; other endpoints go on"
+                    );
+                }
+            }
+            News::Up { triggers, after, quiet } => {
+                self.set_flow(&triggers, Flow::Free);
+                self.look_for_reads = true;
+                self.next_due = Some(Timestamp::now());
+                if !quiet {
+                    let (triggers, seconds) = (self.names(&triggers), after.as_secs_f64());
+                    info!(triggers, "the endpoint answers again after {seconds:.0} s; sending begins slowly");
+                }
+            }
+            News::NetworkDown { hosts, reason } => warn!(
+                "{hosts} hosts cannot be reached, most of those that were tried: {reason}; this looks like walhook's \
+                 own network. Events wait in the log and keep their retries, each endpoint is tried again and again"
+            ),
+            News::NetworkUp { after } => {
+                info!("hosts can be reached again after {:.0} s", after.as_secs_f64());
+            }
+        }
+        self.down_changed = true;
+    }
+
+    /// Lets the triggers of an endpoint that is due for a probe send one.
+    pub(super) fn ask_for_probes(&mut self) {
+        let asked = self.outages.ask_for_probes(Instant::now());
+        self.set_flow(&asked, Flow::Probe);
+    }
+
+    /// A trigger sent its probe: the others behind its endpoint send none.
+    pub(super) fn on_probe(&mut self, url: &hyper::Uri, event_id: EventId) {
+        let triggers = self.outages.probing(url, event_id).to_vec();
+        self.set_flow(&triggers, Flow::Held);
+        // For the next probe, where there was just this event.
+        self.look_for_reads = true;
+        self.next_due = Some(Timestamp::now());
+    }
+
+    /// Which triggers send where may have changed, and with it who is held.
+    pub(super) fn assign_endpoints(&mut self) {
+        let urls = |(id, queue): (&Uuid, &crate::delivery::trigger_queue::TriggerQueue)| {
+            queue.endpoint.as_ref().ok().map(|endpoint| (*id, endpoint.url.clone()))
+        };
+        let urls: Vec<_> = self.triggers.iter().filter_map(urls).collect();
+        self.outages.assign(urls.iter().map(|(id, url)| (*id, url)));
+        for (id, url) in &urls {
+            self.set_flow(&[*id], self.outages.flow(url));
+        }
+    }
+
+    fn set_flow(&mut self, triggers: &[Uuid], flow: Flow) {
+        for id in triggers {
+            let Some(queue) = self.triggers.get_mut(id) else { continue };
+            queue.set_flow(flow);
+            if queue.can_send() {
+                self.give_turn(*id);
+            }
+        }
+    }
+
+    /// Writes down which endpoints are down, where that changed, for `walhook.endpoints`.
+    pub(super) fn tell_down(&mut self) {
+        let has_down = self.outages.down().next().is_some();
+        let is_old = self.down_told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+        let is_due = self.down_changed && (has_down || self.was_down) || has_down && is_old;
+        if !self.owner || self.telling_down || !is_due {
+            return;
+        }
+        let (now, time) = (Instant::now(), Timestamp::now());
+        let mut down = Vec::new();
+        for (triggers, reason, since) in self.outages.down() {
+            let ago = i64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(i64::MAX);
+            let since = Timestamp(time.0.saturating_sub(ago));
+            let row = |id: &Uuid| EndpointDown { trigger_id: *id, reason: reason.to_owned(), since };
+            down.extend(triggers.iter().map(row));
+        }
+        (self.down_changed, self.was_down, self.telling_down, self.down_told_at) = (false, has_down, true, Some(now));
+        self.fetches.spawn(fetch::tell_down(self.pool.clone(), self.node, down));
+    }
+
+    fn names(&self, triggers: &[Uuid]) -> String {
+        let queues = triggers.iter().filter_map(|id| self.triggers.get(id)?.endpoint.as_ref().ok());
+        let mut names: Vec<&str> = queues.map(|endpoint| endpoint.name.as_str()).collect();
+        names.sort_unstable();
+        match names.len().checked_sub(NAMES) {
+            Some(more @ 1..) => format!("{} and {more} more", names[..NAMES].join(", ")),
+            _ => names.join(", "),
+        }
+    }
+}

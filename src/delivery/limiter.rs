@@ -1,0 +1,181 @@
+//! How many requests of a trigger may be under way: what its definition allows, and less while its endpoint shows that
+//! this is too much. Pure.
+
+use tokio::time::Instant;
+
+use crate::model::{FailureKind, Outcome};
+
+/// Where the definition says nothing.
+pub(super) const DEFAULT_MAX_IN_FLIGHT: usize = 64;
+/// Too many requests, and service unavailable.
+const STATUSES_OF_OVERLOAD: [u16; 2] = [429, 503];
+
+/// What an outcome says about the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// The endpoint can take it.
+    Fine,
+    /// It is too much.
+    TooMuch,
+    /// Nothing.
+    Unknown,
+}
+
+impl Load {
+    pub(super) fn of(outcome: &Outcome) -> Load {
+        match outcome {
+            outcome if outcome.is_success() => Load::Fine,
+            Outcome::Answered(response) if STATUSES_OF_OVERLOAD.contains(&response.status) => Load::TooMuch,
+            Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => Load::TooMuch,
+            Outcome::Answered(_) | Outcome::Failed(_) => Load::Unknown,
+        }
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    most: usize,
+    limit: usize,
+    in_flight: usize,
+    /// Accepted events since the limit was changed.
+    accepted: usize,
+    /// Requests from before this were sent under another limit.
+    lowered_at: Option<Instant>,
+    started_at: Option<Instant>,
+}
+
+impl Limiter {
+    pub(super) fn new(most: usize) -> Limiter {
+        Limiter { most, limit: most, in_flight: 0, accepted: 0, lowered_at: None, started_at: None }
+    }
+
+    /// Whether one more may be under way.
+    pub(super) fn has_place(&self) -> bool {
+        self.in_flight < self.limit
+    }
+
+    /// When the last request was started.
+    pub(super) fn started_at(&self) -> Option<Instant> {
+        self.started_at
+    }
+
+    pub(super) fn started(&mut self, now: Instant) {
+        self.in_flight += 1;
+        self.started_at = Some(now);
+    }
+
+    /// A request that was started then ended now. The limit is halved once for all that were under way together, and
+    /// grows by one with each time that as many were accepted as it allows.
+    pub(super) fn ended(&mut self, load: Load, started_at: Instant, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match load {
+            Load::Fine => {
+                self.accepted += 1;
+                if self.accepted >= self.limit {
+                    self.limit = (self.limit + 1).min(self.most);
+                    self.accepted = 0;
+                }
+            }
+            Load::TooMuch if self.lowered_at.is_none_or(|at| started_at > at) => self.lower_to(self.limit / 2, now),
+            Load::TooMuch | Load::Unknown => {}
+        }
+    }
+
+    /// After an outage it begins with one request at a time.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.lower_to(1, now);
+    }
+
+    fn lower_to(&mut self, limit: usize, now: Instant) {
+        self.limit = limit.max(1);
+        self.accepted = 0;
+        self.lowered_at = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Failure, Response};
+
+    #[test]
+    fn what_outcomes_say_about_the_load() {
+        let answered = |status| Outcome::Answered(Response { status, retry_after_sec: None, head: String::new() });
+        let failed = |kind| Outcome::Failed(Failure { kind, text: String::new() });
+        for (outcome, expected) in [
+            (answered(204), Load::Fine),
+            (answered(404), Load::Unknown),
+            (answered(429), Load::TooMuch),
+            (answered(500), Load::Unknown),
+            (answered(503), Load::TooMuch),
+            (failed(FailureKind::Timeout), Load::TooMuch),
+            (failed(FailureKind::Connect), Load::Unknown),
+            (failed(FailureKind::Broken), Load::Unknown),
+        ] {
+            assert_eq!(Load::of(&outcome), expected, "{outcome:?}");
+        }
+    }
+
+    /// Starts as many as it allows; gives how many that were.
+    fn fill(limiter: &mut Limiter, now: Instant) -> usize {
+        (0..)
+            .take_while(|_| {
+                limiter.has_place() && {
+                    limiter.started(now);
+                    true
+                }
+            })
+            .count()
+    }
+
+    /// Each step: how all that are under way end, and how many may be under way after it.
+    #[test]
+    fn it_halves_once_for_what_was_under_way_together_and_grows_by_one() {
+        use Load::{Fine, TooMuch, Unknown};
+        let mut now = Instant::now();
+        let mut limiter = Limiter::new(20);
+        for (step, (load, allowed)) in [
+            (Fine, 20),
+            (TooMuch, 10),
+            (TooMuch, 5),
+            (Unknown, 5),
+            (Fine, 6),
+            (Fine, 7),
+            (TooMuch, 3),
+            (TooMuch, 1),
+            (TooMuch, 1),
+            (Fine, 2),
+            (Fine, 3),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            now += Duration::from_secs(1);
+            let started_at = now;
+            let started = fill(&mut limiter, started_at);
+            now += Duration::from_secs(1);
+            (0..started).for_each(|_| limiter.ended(load, started_at, now));
+            assert_eq!(limiter.limit, allowed, "step {step}");
+        }
+    }
+
+    #[test]
+    fn after_an_outage_what_ends_late_does_not_lower_it() {
+        let before = Instant::now();
+        let mut limiter = Limiter::new(20);
+        assert_eq!(fill(&mut limiter, before), 20);
+        let after = before + Duration::from_secs(1);
+        limiter.begin_anew(after);
+        assert!(!limiter.has_place());
+        limiter.in_flight = 0;
+        for _ in 0..4 {
+            let started = fill(&mut limiter, after);
+            (0..started).for_each(|_| limiter.ended(Load::Fine, after, after));
+        }
+        limiter.ended(Load::TooMuch, before, after);
+        assert_eq!(limiter.limit, 5);
+    }
+}
