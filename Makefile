@@ -1,6 +1,6 @@
 # Every target works on a fresh machine that has the Rust toolchain and make; `setup` installs the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-matrix check demo bench
+.PHONY: help setup build test test-matrix torture check demo bench
 
 CARGO ?= cargo
 WALHOOK := $(or $(CARGO_TARGET_DIR),target)/release/walhook
@@ -19,6 +19,10 @@ test: setup ## run all tests, against a private throwaway Postgres
 
 test-matrix: setup ## run the tests that meet a server on Postgres 14 to 18, or on VERSIONS="14 18"
 	@CARGO="$(CARGO)" scripts/test-matrix.sh $(VERSIONS)
+
+MINUTES ?= 10
+torture: setup ## random work and faults against a model, for MINUTES=10
+	WALHOOK_TEST_MINUTES=$(MINUTES) $(CARGO) test --release --test torture -- --nocapture
 
 check: setup ## check format, lints and documentation
 	$(CARGO) fmt --check

@@ -31,6 +31,11 @@ impl Dice {
         Dice(seed.max(1))
     }
 
+    /// The seed that gives the numbers from here on.
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
     /// From 0 up to, not including, `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
@@ -39,9 +44,26 @@ impl Dice {
         self.0 % end
     }
 
-    /// One that goes its own way.
+    /// Whether the one case of `cases` came up.
+    pub fn one_in(&mut self, cases: u64) -> bool {
+        self.below(cases) == 0
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
+    }
+
+    /// Another order.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for at in (1..all.len()).rev() {
+            all.swap(at, self.below(at as u64 + 1) as usize);
+        }
+    }
+
+    /// One that goes its own way: from the same state it would throw what this one throws.
     pub fn split(&mut self) -> Dice {
-        Dice(self.below(u64::MAX).max(1))
+        Dice(self.below(u64::MAX).wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1))
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Request {
     pub arrived_at: SystemTime,
     /// Counts connections, to see which requests shared one.
     pub connection: usize,
+    /// The status that it is answered with; `None` where it gets no whole answer.
+    pub answered: Option<u16>,
 }
 
 impl Debug for Request {
@@ -115,6 +117,10 @@ impl Answer {
         self
     }
 
+    fn status_code(&self) -> Option<u16> {
+        if let Reply::Http { status, .. } = self.reply { Some(status) } else { None }
+    }
+
     /// With `Retry-After`: seconds or an HTTP date.
     pub fn retry_after(self, value: &str) -> Answer {
         self.header("Retry-After", value)
@@ -149,6 +155,11 @@ impl Script {
     /// This answer to the first `count`, then 204; see [`Script::then`].
     pub fn first(count: usize, answer: Answer) -> Script {
         Script { first: vec![answer; count], then: Answer::default() }
+    }
+
+    /// These answers, one after the other, then 204.
+    pub fn each(first: Vec<Answer>) -> Script {
+        Script { first, then: Answer::default() }
     }
 
     /// The answer to all that come after the first.
@@ -275,6 +286,7 @@ impl Inbox {
             let (script, used) = state.scripts.entry(request.path.clone()).or_default();
             answer = script.answer(*used);
             *used += 1;
+            request.answered = answer.status_code();
             request.number = state.requests.len();
             state.requests.push(request);
             count = state.requests.len();
@@ -359,7 +371,7 @@ async fn read(stream: &mut BufReader<TcpStream>, connection: usize) -> std::io::
         (None, None) => Vec::new(),
     };
     let (method, path, arrived_at) = (method.to_owned(), path.to_owned(), SystemTime::now());
-    Ok(Some(Request { number: 0, method, path, headers, body, arrived_at, connection }))
+    Ok(Some(Request { number: 0, method, path, headers, body, arrived_at, connection, answered: None }))
 }
 
 async fn read_chunks(stream: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {

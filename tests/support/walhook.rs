@@ -154,6 +154,16 @@ impl Walhook {
         self.wait(Duration::from_secs(10)).await;
     }
 
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&mut self, name: &str) {
+        self.leash.signal(name);
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.leash.try_wait()
+    }
+
     /// Asks it to stop, and waits; panics with the log when it does not.
     pub async fn terminate(&mut self, deadline: Duration) -> ExitStatus {
         self.leash.signal("TERM");

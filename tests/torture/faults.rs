@@ -1,0 +1,191 @@
+//! What breaks: walhook's processes, their connections, and Postgres.
+
+use std::time::Duration;
+
+use walhook::postgres::cluster::{Cluster, Mode};
+
+use crate::Dice;
+use crate::ledger::Damage;
+use crate::support::cluster::TestDatabase;
+use crate::support::proxy::{Proxy, Weather};
+use crate::support::scene::DEADLINE;
+use crate::support::wait::eventually;
+use crate::support::walhook::{Start, Walhook};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// kill -9 and a new start.
+    Kill,
+    /// Killed again while it starts.
+    KillTwice,
+    /// Asked to stop, and started again.
+    Stop,
+    /// Stands still for a while without knowing.
+    Pause,
+    /// Connections to Postgres break.
+    Cut,
+    /// Connections to Postgres carry nothing for a while.
+    Freeze,
+    /// Postgres ends some of its sessions.
+    Terminate,
+    RestartPostgres,
+    CrashPostgres,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 9] = [
+        Fault::Kill,
+        Fault::KillTwice,
+        Fault::Stop,
+        Fault::Pause,
+        Fault::Cut,
+        Fault::Freeze,
+        Fault::Terminate,
+        Fault::RestartPostgres,
+        Fault::CrashPostgres,
+    ];
+}
+
+/// One walhook, behind a proxy of its own.
+struct Node {
+    start: Start,
+    proxy: Proxy,
+    walhook: Walhook,
+    /// What the processes before this one wrote.
+    past: Vec<String>,
+}
+
+impl Node {
+    async fn new(database: &TestDatabase) -> Node {
+        let proxy = Proxy::start(database.port()).await;
+        let start = Start::serve_through(database, proxy.port());
+        let walhook = start.clone().ready().await;
+        Node { start: start.on_port(walhook.port()), proxy, walhook, past: Vec::new() }
+    }
+
+    fn start_again(&mut self) {
+        self.past.push(self.walhook.log());
+        self.walhook = self.start.clone().spawn();
+    }
+
+    async fn kill(&mut self) {
+        self.walhook.signal("KILL");
+        self.walhook.wait(DEADLINE).await;
+        self.start_again();
+    }
+}
+
+/// All walhooks of a round. Their logs are shown when the test fails.
+pub struct Nodes(Vec<Node>);
+
+impl Nodes {
+    pub async fn start(database: &TestDatabase, count: usize) -> Nodes {
+        let mut nodes = Nodes(Vec::new());
+        for _ in 0..count {
+            nodes.0.push(Node::new(database).await);
+        }
+        nodes
+    }
+
+    /// Where their APIs are.
+    pub fn apis(&self) -> Vec<String> {
+        self.0.iter().map(|node| node.walhook.url("")).collect()
+    }
+
+    /// Starts those again that ended by themselves, as whoever runs them would. Gives how many.
+    fn revive(&mut self) -> usize {
+        let mut revived = 0;
+        for node in &mut self.0 {
+            if let Some(status) = node.walhook.ended() {
+                println!("a walhook ended by itself: {status}");
+                node.start_again();
+                revived += 1;
+            }
+        }
+        revived
+    }
+
+    /// Waits until all of them work.
+    pub async fn recover(&mut self, damage: &mut Damage) {
+        for node in 0..self.0.len() {
+            eventually("walhook to be ready", DEADLINE, || {
+                damage.crashes += self.revive();
+                let url = self.0[node].walhook.url("/readyz");
+                async move {
+                    match reqwest::get(&url).await {
+                        Ok(answer) if answer.status().is_success() => Ok(()),
+                        answer => Err(format!("{answer:?}")),
+                    }
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Lets one thing break, and mends it.
+    pub async fn strike(
+        &mut self,
+        fault: Fault,
+        (cluster, database): (&mut Cluster, &TestDatabase),
+        dice: &mut Dice,
+        damage: &mut Damage,
+    ) {
+        damage.crashes += self.revive();
+        let alone = self.0.len() == 1;
+        let place = dice.below(self.0.len() as u64) as usize;
+        let node = &mut self.0[place];
+        let mut rest = async |millis: u64| tokio::time::sleep(Duration::from_millis(dice.below(millis))).await;
+        match fault {
+            Fault::Kill => {
+                node.kill().await;
+                damage.kills += 1;
+            }
+            Fault::KillTwice => {
+                node.kill().await;
+                rest(1000).await;
+                node.kill().await;
+                damage.kills += 2;
+            }
+            Fault::Stop => {
+                // One that has hardly started does not know the signal yet: then it is a crash.
+                damage.crashes += usize::from(!node.walhook.terminate(DEADLINE).await.success());
+                node.start_again();
+            }
+            Fault::Pause => {
+                node.walhook.signal("STOP");
+                rest(3000).await;
+                node.walhook.signal("CONT");
+            }
+            Fault::Cut => {
+                node.proxy.set(Weather::Cut);
+                rest(1000).await;
+                node.proxy.set(Weather::Fair);
+            }
+            Fault::Freeze => {
+                node.proxy.set(Weather::Frozen);
+                rest(2000).await;
+                node.proxy.set(Weather::Fair);
+            }
+            Fault::Terminate => {
+                let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() \
+                           and application_name like 'walhook%' and pid % 2 = $1";
+                drop(database.connect().await.query(end, &[&(dice.below(2) as i32)]).await);
+            }
+            Fault::RestartPostgres => cluster.restart(Mode::Fast).await.expect("a restart"),
+            Fault::CrashPostgres => cluster.restart(Mode::Immediate).await.expect("a restart"),
+        }
+        // Another node takes the lanes over when their owner loses its session.
+        damage.takeovers += usize::from(!alone && !matches!(fault, Fault::Stop));
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (number, node) in self.0.iter().enumerate() {
+                let past = &node.past[node.past.len().saturating_sub(3)..];
+                println!("--- node {number}:\n{}\n{}", past.join("\n--- killed\n"), node.walhook.log());
+            }
+        }
+    }
+}
