@@ -24,7 +24,7 @@ use support::receiver::Receiver;
 use support::scene::DEADLINE;
 use support::wait::eventually;
 use walhook::postgres::cluster::{Cluster, Options};
-use workload::{DDL, Registry, Workload, ask};
+use workload::{DDL, Registry, Workload, ask, lasting};
 
 /// Of all kinds of faults, how many a round has.
 const FAULTS: usize = 6;
@@ -66,7 +66,7 @@ async fn round(cluster: &mut Cluster, mut dice: Dice) -> Ledger {
     let mut nodes = Nodes::start(&database, 1 + dice.below(MOST_NODES) as usize).await;
     let registry = Registry::default();
     for subject in TABLES.into_iter().chain([CUSTOM]) {
-        let asked = ask(&registry, |number| Asked::all(number, &format!("all_{subject}"), subject));
+        let asked = ask(&registry, |number| Asked::all(number, &lasting(subject), subject));
         create(&nodes.apis()[0], &asked, &receiver).await;
     }
     let watching = watch_slot(database.settings(), database.slot());

@@ -1,7 +1,8 @@
 //! The reference model: from what Postgres says was committed, which events each trigger must get, and in what order.
 //!
-//! What was committed is told by a slot of its own with `test_decoding`, Postgres' own plugin. So it is known also where
-//! the answer to a commit was lost in a crash, and the place of a trigger's definition among the commits is exact.
+//! What was committed is told by a slot of its own with `test_decoding`, Postgres' own plugin. So it is known also
+//! where the answer to a commit was lost in a crash, and the place of a trigger's definition among the commits is
+//! exact.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -145,7 +145,8 @@ fn statement(dice: &mut Dice) -> String {
     }
 }
 
-/// Makes, replaces and deletes triggers. What became of a call whose answer did not come, the judge knows.
+/// Makes, replaces, deletes, pauses and resumes triggers. What became of a call whose answer did not come, the judge
+/// knows.
 struct Operator {
     apis: Vec<String>,
     receiver: Arc<Receiver>,
@@ -164,6 +165,14 @@ impl Operator {
             let place = dice.below(NAMES as u64) as usize;
             let (name, subject) = (format!("t{place}"), subjects[place % subjects.len()]);
             let deletes = exists[place] && dice.one_in(3);
+            if dice.one_in(4) {
+                let any = if dice.one_in(2) { name } else { lasting(subject) };
+                // A receiver that is gone pauses its trigger as well, so there is more to be resumed.
+                let verb = *dice.pick(&["pause", "resume", "resume"]);
+                let call = json!({"type": format!("{verb}_event_trigger"), "args": {"name": any}});
+                drop(client.post(format!("{}/v1/query", dice.pick(&self.apis))).json(&call).send().await);
+                continue;
+            }
             let call = if deletes {
                 json!({"type": "delete_event_trigger", "args": {"name": name}})
             } else {
@@ -182,6 +191,11 @@ impl Operator {
             }
         }
     }
+}
+
+/// The name of the trigger that a subject has from the beginning to the end.
+pub fn lasting(subject: &str) -> String {
+    format!("all_{subject}")
 }
 
 /// Notes what is going to be asked.
