@@ -64,6 +64,11 @@ impl Timestamp {
         self.0.div_euclid(DAY_MICROS)
     }
 
+    /// The start of a day that is counted as [`Timestamp::unix_day`] does.
+    pub fn at_unix_day(day: i64) -> Self {
+        Timestamp(day.saturating_mul(DAY_MICROS))
+    }
+
     /// This moment and some seconds more.
     pub fn plus_seconds(self, seconds: u64) -> Self {
         let micros = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);

@@ -226,6 +226,8 @@ fn is_login_problem(error: &tokio_postgres::Error) -> bool {
 /// By SQLSTATE class (PostgreSQL manual, appendix A).
 fn class_of(code: &str) -> Class {
     match code.get(..2) {
+        // A row without a partition: it was dropped while its writer took it to be there, and is made anew.
+        _ if code == "23514" => Class::Retry,
         // Authorization, catalogue name, feature, object state and syntax errors stay as they are until somebody acts.
         Some("28" | "3D" | "0A" | "42" | "22" | "23") => Class::Operator,
         _ => Class::Retry,
@@ -258,6 +260,8 @@ mod tests {
             ("57P01", Class::Retry),
             ("53300", Class::Retry),
             ("42501", Class::Operator),
+            ("23505", Class::Operator),
+            ("23514", Class::Retry),
             ("28P01", Class::Operator),
             ("", Class::Retry),
         ] {

@@ -17,6 +17,7 @@ mod notice;
 mod outcome;
 mod partition;
 mod preflight;
+mod retention;
 mod row;
 mod slot_status;
 mod source;
@@ -34,6 +35,7 @@ pub use notice::{Notice, Notices, listen};
 pub use outcome::{OutcomeWriter, Settled};
 pub use partition::{Partitions, ensure_partitions};
 pub use preflight::check;
+pub use retention::{Retention, Round, look_after, retain};
 pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
     Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, note_failure, open_gap,

@@ -62,15 +62,14 @@ pub async fn ensure_partitions(client: &impl GenericClient, days: &[i64]) -> Res
 fn create(name: &str, day: i64) -> String {
     let parent = name.split('_').next().unwrap_or(name);
     let (from, to) = (date(day), date(day + 1));
+    let table = like_parent(name, parent, None);
     // Whether it exists is asked of pg_class and not of to_regclass, whose cache an advisory lock does not refresh.
-    // A row of some kilobytes stays in the page: fetching it back needs no second table.
     format!(
         "do $$
 begin
     perform pg_advisory_xact_lock(hashtext('walhook'), 3);
     if not exists (select from pg_class where relname = '{name}' and relnamespace = 'walhook'::regnamespace) then
-        create table walhook.{name} (like walhook.{parent} including defaults including constraints)
-            with (toast_tuple_target = 8160);
+        {table};
         alter table walhook.{parent} attach partition walhook.{name}
             for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
     end if;
@@ -79,7 +78,26 @@ $$"
     )
 }
 
-fn date(day: i64) -> NaiveDate {
+/// The statement that makes a table that can become a partition. With `day` it is one that is to be filled first: then
+/// it has the indexes and the proof of its bounds already, so that ATTACH need neither make nor read anything.
+pub(super) fn like_parent(name: &str, parent: &str, day: Option<i64>) -> String {
+    let (indexes, bounds) = match day {
+        None => ("", String::new()),
+        Some(day) => {
+            let key = if parent == "event" { "committed_at" } else { "started_at" };
+            let (from, to) = (date(day), date(day + 1));
+            let bounds = format!(", check ({key} >= '{from} 00:00:00+00' and {key} < '{to} 00:00:00+00')");
+            (" including indexes", bounds)
+        }
+    };
+    // A row of some kilobytes stays in the page: fetching it back needs no second table.
+    format!(
+        "create table walhook.{name} (like walhook.{parent} including defaults including constraints{indexes}{bounds})
+            with (toast_tuple_target = 8160)"
+    )
+}
+
+pub(super) fn date(day: i64) -> NaiveDate {
     DateTime::from_timestamp(day.saturating_mul(DAY_SECONDS), 0).unwrap_or_default().date_naive()
 }
 

@@ -11,6 +11,7 @@ use super::source::{self, Source, value_or_file};
 use super::{RawSettings, file};
 use crate::capture;
 use crate::postgres::Settings;
+use crate::queue::Retention;
 use crate::triggers::ReplicaIdentityPolicy;
 
 /// What this node does.
@@ -52,6 +53,8 @@ pub struct Config {
     pub grace: Duration,
     /// The longest that a webhook may ask to be left alone with `Retry-After`.
     pub max_retry_after: Duration,
+    /// How long events are kept.
+    pub retention: Retention,
     /// What is done with the replica identity of watched tables.
     pub replica_identity: ReplicaIdentityPolicy,
     /// Columns of type int8, float8 and numeric become strings.
@@ -97,6 +100,8 @@ impl Problems {
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_GRACE: &str = "30s";
 const DEFAULT_MAX_RETRY_AFTER: &str = "24h";
+const DEFAULT_RETENTION: &str = "7d";
+const DEFAULT_DEAD_RETENTION: &str = "30d";
 const DEFAULT_HEARTBEAT: &str = "30s";
 
 impl Config {
@@ -142,6 +147,7 @@ impl Config {
         let grace = problems.note(duration("grace", raw.grace.as_deref().unwrap_or(DEFAULT_GRACE)));
         let max_retry_after = raw.max_retry_after.as_deref().unwrap_or(DEFAULT_MAX_RETRY_AFTER);
         let max_retry_after = problems.note(duration("max-retry-after", max_retry_after));
+        let retention = retention(raw.retention.as_deref(), raw.dead_retention.as_deref(), &mut problems);
         let replica_identity = problems.note(replica_identity(raw.replica_identity.as_deref()));
         let stringify_numeric_types =
             problems.note(truth("stringify-numeric-types", raw.stringify_numeric_types.as_deref()));
@@ -153,8 +159,8 @@ impl Config {
         else {
             return Err(problems);
         };
-        let (Some(max_retry_after), Some(heartbeat), Some(slot_failover), Some(log_format), true) =
-            (max_retry_after, heartbeat, slot_failover, log_format, problems.is_empty())
+        let (Some(max_retry_after), Some(retention), Some(heartbeat), Some(slot_failover), Some(log_format), true) =
+            (max_retry_after, retention, heartbeat, slot_failover, log_format, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -167,6 +173,7 @@ impl Config {
             roles,
             grace,
             max_retry_after,
+            retention,
             replica_identity,
             stringify_numeric_types: stringify_numeric_types.unwrap_or(false),
             heartbeat,
@@ -207,6 +214,21 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn duration(name: &str, text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("--{name} {text:?}: use a duration such as 30s or 5m"))
+}
+
+/// How long events are kept; dead ones never shorter than the others.
+fn retention(events: Option<&str>, dead: Option<&str>, problems: &mut Problems) -> Option<Retention> {
+    let mut read = |name, text: Option<&str>, usual| {
+        let read = duration(name, text.unwrap_or(usual)).and_then(|time| match time {
+            Duration::ZERO => Err(format!("--{name} 0: use a duration such as {usual}")),
+            time => Ok(time),
+        });
+        problems.note(read)
+    };
+    let events = read("retention", events, DEFAULT_RETENTION);
+    let dead = read("dead-retention", dead, DEFAULT_DEAD_RETENTION);
+    let (events, dead) = events.zip(dead)?;
+    Some(Retention { events, dead: dead.max(events) })
 }
 
 /// `None` for off.
@@ -285,6 +307,8 @@ mod tests {
         assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
         assert_eq!(config.grace, Duration::from_secs(30));
         assert_eq!(config.max_retry_after, Duration::from_secs(24 * 60 * 60));
+        let day = Duration::from_secs(86_400);
+        assert_eq!(config.retention, Retention { events: 7 * day, dead: 30 * day });
         assert!(config.roles.capture && config.roles.delivery && config.roles.api);
         assert!(!format!("{config:?}").contains("hunter2"), "the password must not be printed");
     }
@@ -297,6 +321,8 @@ mod tests {
             listen: Some("0.0.0.0:80".into()),
             grace: Some("soon".into()),
             max_retry_after: Some("a while".into()),
+            retention: Some("0d".into()),
+            dead_retention: Some("never".into()),
             only: Some("capture,tea".into()),
             log_format: Some("xml".into()),
             replica_identity: Some("none".into()),
@@ -311,6 +337,8 @@ mod tests {
             "--queue-password",
             "--grace",
             "--max-retry-after",
+            "--retention 0",
+            "--dead-retention",
             "--only",
             "--log-format",
             "--replica-identity",

@@ -118,6 +118,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
     let delivery = tasks.start_delivery(&config, queue.clone(), handed_over);
+    tasks.start_retention(&config);
     let mut catalogues = Vec::new();
     let mut states = Vec::new();
     let mut supervisors = Vec::new();
@@ -265,6 +266,18 @@ impl Tasks {
         self.running
             .spawn(async move { ("delivery", Box::pin(delivery::run(parts, stop)).await.map_err(Error::from)) });
         Some(handle)
+    }
+
+    /// A node that only answers the API leaves it to those that fill and empty the log.
+    fn start_retention(&mut self, config: &Config) {
+        if !(config.roles.capture || config.roles.delivery) {
+            return;
+        }
+        let (database, retention, stop) = (config.queue.clone(), config.retention, self.stop.clone());
+        self.running.spawn(async move {
+            queue::look_after(database, retention, stop).await;
+            ("retention", Ok(()))
+        });
     }
 
     fn start_upkeep(&mut self, catalogue: Catalogue, captured: watch::Receiver<capture::State>) {

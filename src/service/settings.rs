@@ -76,6 +76,12 @@ pub struct RawSettings {
     /// The longest that a webhook may ask to be left alone with Retry-After [default: 24h]
     #[arg(long, env = "WALHOOK_MAX_RETRY_AFTER", value_name = "DURATION")]
     pub max_retry_after: Option<String>,
+    /// How long delivered events are kept, from the end of their day on [default: 7d]
+    #[arg(long, env = "WALHOOK_RETENTION", value_name = "DURATION")]
+    pub retention: Option<String>,
+    /// How long dead events are kept, at least --retention [default: 30d]
+    #[arg(long, env = "WALHOOK_DEAD_RETENTION", value_name = "DURATION")]
+    pub dead_retention: Option<String>,
     /// Replica identity of watched tables: full sets it to FULL, keep leaves it [default: full]
     #[arg(long, env = "WALHOOK_REPLICA_IDENTITY", value_name = "full|keep")]
     pub replica_identity: Option<String>,
@@ -142,6 +148,8 @@ impl RawSettings {
             only: self.only.or(file.only),
             grace: self.grace.or(file.grace),
             max_retry_after: self.max_retry_after.or(file.max_retry_after),
+            retention: self.retention.or(file.retention),
+            dead_retention: self.dead_retention.or(file.dead_retention),
             replica_identity: self.replica_identity.or(file.replica_identity),
             stringify_numeric_types: self.stringify_numeric_types.or(file.stringify_numeric_types),
             heartbeat: self.heartbeat.or(file.heartbeat),

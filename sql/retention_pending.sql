@@ -1,0 +1,24 @@
+-- Purpose: the live triggers that have events of these days neither attempted nor deferred. The cursors say it at once
+--          for the usual trigger; where they are behind, the attempts and what is deferred do.
+-- Caller: queue::retention::replace. Locks: none. Index: cursor_pkey, event_trigger, attempt_event, deferred_pkey.
+select t.name
+from walhook.trigger t
+cross join lateral (
+    select case when count(*) = 16 then min(c.seq) else 0 end as seq
+    from walhook.cursor c
+    where c.trigger_id = t.id and c.source_id = t.source_id
+) lowest
+where t.deleted_at is null
+  and exists (
+      select from walhook.event e
+      left join walhook.cursor c
+        on c.trigger_id = e.trigger_id and c.source_id = e.source_id and c.lane = e.lane
+      where e.trigger_id = t.id and e.source_id = t.source_id and e.seq > lowest.seq
+        and e.committed_at >= $1 and e.committed_at < $2 and e.seq > coalesce(c.seq, 0)
+        and not exists (select from walhook.deferred d where d.event_id = e.id)
+        and not exists (
+            select from walhook.attempt a
+            where a.trigger_id = e.trigger_id and a.source_id = e.source_id and a.event_seq = e.seq
+        )
+  )
+order by t.name
