@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use walhook::cli::{backfill, bench, demo, redeliver, serve};
+use walhook::cli::{backfill, bench, demo, redeliver, replay, serve};
 
 /// Delivers committed Postgres row changes to webhooks.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Backfill(Box<backfill::BackfillArgs>),
     /// Send dead events again
     Redeliver(Box<redeliver::RedeliverArgs>),
+    /// Send a stretch of a trigger's events again
+    Replay(Box<replay::ReplayArgs>),
     /// See it work: a private throwaway Postgres, a sample shop, its webhooks
     Demo(demo::DemoArgs),
     /// Measure it against its floors: a private throwaway Postgres, a receiver, medians of several rounds
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
             Command::Serve(args) => Box::pin(serve::run(*args)).await,
             Command::Backfill(args) => Box::pin(backfill::run(*args)).await,
             Command::Redeliver(args) => Box::pin(redeliver::run(*args)).await,
+            Command::Replay(args) => Box::pin(replay::run(*args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => Box::pin(bench::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::BenchReceiver(args) => bench::receive(args).await.map(|()| ExitCode::SUCCESS),

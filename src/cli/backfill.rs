@@ -1,13 +1,11 @@
 //! `walhook backfill`: asks for a table's existing rows and shows how far they are.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
-use uuid::Uuid;
 
-use super::catalogue::{CatalogueArgs, EXIT_USAGE};
-use crate::triggers::{BackfillStatus, Catalogue};
+use super::catalogue::{CatalogueArgs, EXIT_USAGE, follow};
+use crate::triggers::BackfillStatus;
 
 /// Send the existing rows of a trigger's table.
 ///
@@ -30,8 +28,6 @@ pub struct BackfillArgs {
     catalogue: CatalogueArgs,
 }
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
 /// Asks for a backfill and, unless detached, waits for its end.
 ///
 /// # Errors
@@ -44,30 +40,15 @@ pub async fn run(args: BackfillArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("backfill {id} of {}; it goes on when this command is stopped", args.trigger);
-    let ended = wait(&catalogue, id).await?;
-    println!("{}", describe(&ended));
+    let look = async || {
+        let found = catalogue.backfills(None, Some(id)).await?.into_iter().next();
+        found.ok_or_else(|| anyhow::anyhow!("backfill {id} is gone"))
+    };
+    let ended = follow(look, BackfillStatus::is_over, describe).await?;
     match ended.error {
         Some(reason) => Err(anyhow::anyhow!("backfill {id} failed: {reason}")),
         None if ended.state == "done" => Ok(ExitCode::SUCCESS),
         None => Ok(ExitCode::FAILURE),
-    }
-}
-
-/// Shows each change until the backfill is over.
-async fn wait(catalogue: &Catalogue, id: Uuid) -> anyhow::Result<BackfillStatus> {
-    let mut shown = String::new();
-    loop {
-        let found = catalogue.backfills(None, Some(id)).await?;
-        let status = found.into_iter().next().ok_or_else(|| anyhow::anyhow!("backfill {id} is gone"))?;
-        if status.is_over() {
-            return Ok(status);
-        }
-        let text = describe(&status);
-        if text != shown {
-            eprintln!("{text}");
-            shown = text;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -80,6 +61,8 @@ fn describe(status: &BackfillStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,7 @@
 //! The databases of commands that work on a source's catalogue and queue themselves, beside the nodes that serve.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -9,6 +10,7 @@ use crate::triggers::Catalogue;
 
 /// Bad settings, as with `serve`.
 pub(super) const EXIT_USAGE: u8 = 2;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The settings of `walhook serve` that say where they are.
 #[derive(Args, Debug)]
@@ -70,5 +72,27 @@ impl CatalogueArgs {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Shows each change of something that the nodes work on, until it is over; gives how it ended.
+pub(super) async fn follow<T>(
+    look: impl AsyncFn() -> anyhow::Result<T>,
+    is_over: impl Fn(&T) -> bool,
+    describe: impl Fn(&T) -> String,
+) -> anyhow::Result<T> {
+    let mut shown = String::new();
+    loop {
+        let status = look().await?;
+        let text = describe(&status);
+        if is_over(&status) {
+            println!("{text}");
+            return Ok(status);
+        }
+        if text != shown {
+            eprintln!("{text}");
+            shown = text;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

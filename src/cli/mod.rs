@@ -5,5 +5,6 @@ pub mod bench;
 mod catalogue;
 pub mod demo;
 pub mod redeliver;
+pub mod replay;
 pub mod serve;
 mod stage;

@@ -29,10 +29,10 @@ pub(super) async fn attempt(
     longest_retry_after_sec: u64,
 ) -> Ended {
     let Ready { logged, number, deferred } = ready;
-    let event = logged.event;
+    let event = &logged.event;
     let (started_at, clock) = (Timestamp::now(), Instant::now());
-    let body = payload::body(&endpoint, &event, number);
-    let outcome = client.post(&endpoint, body, remarks::headers(&event)).await;
+    let body = payload::body(&endpoint, event, number);
+    let outcome = client.post(&endpoint, body, remarks::headers(&logged)).await;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
     let tried = Tried {
         event_id: event.id,

@@ -24,6 +24,7 @@ mod pause;
 mod payload;
 mod recorder;
 mod remarks;
+mod replays;
 mod retry;
 mod tracker;
 mod trigger_queue;
@@ -36,7 +37,7 @@ pub use retry::decide;
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Environment;
@@ -77,8 +78,10 @@ pub enum Error {
 /// [`Error::Client`]. Everything later is waited out.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let client = Client::new()?;
-    let notices = notices::run(parts.database.clone(), parts.handle.clone(), stop.clone());
+    let replay_asked = Notify::new();
+    let notices = notices::run(parts.database.clone(), parts.handle.clone(), &replay_asked, stop.clone());
+    let replays = replays::run(parts.pool.clone(), &replay_asked, stop.clone());
     let dispatcher = dispatcher::Dispatcher::new(parts, client).run(stop);
-    tokio::join!(dispatcher, notices);
+    tokio::join!(dispatcher, notices, replays);
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! Hears what other sessions and nodes did and passes it on to the dispatcher, so that it need not wait for its slow
+//! Hears what other sessions and nodes did and passes it on to whom it concerns, who then need not wait for a slow
 //! look. While nothing can be heard, that look is all there is.
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -13,14 +14,14 @@ use crate::queue::{self, Notice};
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs until the stop.
-pub(super) async fn run(queue: Settings, dispatcher: Handle, stop: CancellationToken) {
+pub(super) async fn run(queue: Settings, dispatcher: Handle, replay_asked: &Notify, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        never = listen(queue, dispatcher) => match never {},
+        never = listen(queue, dispatcher, replay_asked) => match never {},
     }
 }
 
-async fn listen(queue: Settings, dispatcher: Handle) -> std::convert::Infallible {
+async fn listen(queue: Settings, dispatcher: Handle, replay_asked: &Notify) -> std::convert::Infallible {
     let mut told = false;
     loop {
         match queue::listen(&queue).await {
@@ -35,6 +36,7 @@ async fn listen(queue: Settings, dispatcher: Handle) -> std::convert::Infallible
                     match notice {
                         Notice::Triggers => dispatcher.triggers_changed().await,
                         Notice::Deferred => dispatcher.deferred_added().await,
+                        Notice::Replays => replay_asked.notify_one(),
                     }
                 }
             }

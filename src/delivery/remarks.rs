@@ -3,7 +3,7 @@
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::model::Event;
+use crate::queue::Logged;
 
 /// Names columns that belong in `new` but were not in the WAL.
 const MISSING_COLUMNS: HeaderName = HeaderName::from_static("walhook-missing-columns");
@@ -14,13 +14,15 @@ const UPDATE: HeaderName = HeaderName::from_static("walhook-update");
 
 /// The id of the backfill that sends the row.
 const BACKFILL: HeaderName = HeaderName::from_static("walhook-backfill");
+/// The id of the replay that sends the event again.
+const REPLAY: HeaderName = HeaderName::from_static("walhook-replay");
 
 /// What stays as it is in a column's name.
 const COLUMN_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'$');
 
-/// The headers for an event; none for one whose rows are whole.
-pub(super) fn headers(event: &Event) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+/// The headers for an event; none for one whose rows are whole, the first time.
+pub(super) fn headers(logged: &Logged) -> HeaderMap {
+    let (mut headers, event) = (HeaderMap::new(), &logged.event);
     if let Some(value) = event.missing.as_deref().and_then(|names| HeaderValue::from_str(&column_list(names)).ok()) {
         headers.insert(MISSING_COLUMNS, value);
     }
@@ -30,8 +32,10 @@ pub(super) fn headers(event: &Event) -> HeaderMap {
     if event.undecided {
         headers.insert(UPDATE, HeaderValue::from_static("undecided"));
     }
-    if let Some(value) = event.backfill_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
-        headers.insert(BACKFILL, value);
+    for (name, id) in [(BACKFILL, event.backfill_id), (REPLAY, logged.replay_id)] {
+        if let Some(value) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+            headers.insert(name, value);
+        }
     }
     headers
 }

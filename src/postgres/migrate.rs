@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0012_redelivery", include_str!("../../sql/migrations/0012_redelivery.sql")),
     ("0013_endpoints", include_str!("../../sql/migrations/0013_endpoints.sql")),
     ("0014_retention", include_str!("../../sql/migrations/0014_retention.sql")),
+    ("0015_replay", include_str!("../../sql/migrations/0015_replay.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

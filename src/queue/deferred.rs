@@ -33,6 +33,7 @@ pub async fn due(
     let mut read = |row: &tokio_postgres::Row| {
         let number: i32 = row.get(3);
         let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
+        let logged = Logged { replay_id: row.get("replay_id"), ..logged };
         Ok(Deferred { number: number as u32, logged })
     };
     rows.iter().map(&mut read).collect()

@@ -179,7 +179,7 @@ mod tests {
             session_variables: None,
             backfill_id: None,
         };
-        Logged { seq, source_id: 1, event }
+        Logged { seq, source_id: 1, event, replay_id: None }
     }
 
     fn chunk(seq: i64, bytes: usize, progress: Option<Lsn>) -> Chunk {

@@ -150,7 +150,7 @@ impl LogWriter {
             let seq = self.next_seq;
             self.next_seq += 1;
             write_row(&mut rows, self.source_id, seq, &event, progress.filter(|_| index == last));
-            logged.push(Logged { seq, source_id: self.source_id, event });
+            logged.push(Logged { seq, source_id: self.source_id, event, replay_id: None });
             if let Some(piece) = rows.piece() {
                 sink.feed(piece).await?;
             }

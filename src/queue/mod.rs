@@ -17,6 +17,7 @@ mod notice;
 mod outcome;
 mod partition;
 mod preflight;
+mod replay;
 mod retention;
 mod row;
 mod slot_status;
@@ -35,12 +36,15 @@ pub use notice::{Notice, Notices, listen};
 pub use outcome::{OutcomeWriter, Settled};
 pub use partition::{Partitions, ensure_partitions};
 pub use preflight::check;
+pub use replay::{advance_replays, forget_replay};
 pub use retention::{Retention, Round, look_after, retain};
 pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
     Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, note_failure, open_gap,
     read_progress, record_gap, register_source, source_id, try_capture_lock, write_progress,
 };
+
+use uuid::Uuid;
 
 use crate::model::{Event, EventId};
 use crate::postgres;
@@ -57,6 +61,8 @@ pub struct Logged {
     pub source_id: i16,
     /// The event.
     pub event: Event,
+    /// The replay that sends it again; none the first time.
+    pub replay_id: Option<Uuid>,
 }
 
 impl Logged {

@@ -13,6 +13,8 @@ pub enum Notice {
     Triggers,
     /// Deferred events were added that are due.
     Deferred,
+    /// A replay was asked for.
+    Replays,
 }
 
 impl Notice {
@@ -21,6 +23,7 @@ impl Notice {
         match payload {
             "triggers" => Some(Notice::Triggers),
             "deferred" => Some(Notice::Deferred),
+            "replays" => Some(Notice::Replays),
             _ => None,
         }
     }

@@ -122,5 +122,5 @@ pub(super) fn logged(
         session_variables: rows(first + 15),
         backfill_id: row.get(first + 16),
     };
-    Ok(Logged { seq, source_id, event })
+    Ok(Logged { seq, source_id, event, replay_id: None })
 }

@@ -63,6 +63,9 @@ pub enum Error {
     /// There is no backfill of this id, or it is over.
     #[error("no backfill with id \"{0}\" is waiting or running")]
     UnknownBackfill(String),
+    /// There is no replay of this id, or it is over.
+    #[error("no replay with id \"{0}\" is running")]
+    UnknownReplay(String),
     /// The definition is well formed but cannot work in this database or environment.
     #[error("Inconsistent object: in {subject}: in event trigger \"{trigger}\": {reason}")]
     Inconsistent {

@@ -1,4 +1,4 @@
-//! The catalogue of triggers: create, replace, delete, pause, resume, invoke, redeliver, backfill.
+//! The catalogue of triggers: create, replace, delete, pause, resume, invoke, redeliver, replay, backfill.
 
 mod backfill;
 mod create;
@@ -9,6 +9,7 @@ mod pause;
 mod publication;
 mod published;
 mod redeliver;
+mod replay;
 mod resolvable;
 mod stored;
 mod table;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 pub use backfill::BackfillStatus;
 pub use error::{Error, Inconsistency, Unwatchable};
 pub use redeliver::DeadFilter;
+pub use replay::{ReplayFrom, ReplayRequest, ReplayStatus};
 
 use tokio_postgres::GenericClient;
 

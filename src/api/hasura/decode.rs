@@ -6,7 +6,7 @@ use crate::model::{
     Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, Subject, TableName,
     Webhook, check_template, check_variable,
 };
-use crate::triggers::DeadFilter;
+use crate::triggers::{DeadFilter, ReplayFrom, ReplayRequest};
 
 /// Hasura's limit: 63 bytes of a Postgres name less what it puts around a trigger's.
 const NAME_LIMIT: usize = 42;
@@ -109,17 +109,35 @@ pub(super) fn backfill(args: &Node<'_>) -> Result<(String, Option<String>, Strin
     Ok((name, condition, source(&object)?))
 }
 
-/// `get_backfills`: the trigger's name, if those of one are asked for, and source.
-pub(super) fn backfills(args: &Node<'_>) -> Result<(Option<String>, String), DecodeError> {
-    let object = args.object("GetBackfillsQuery")?;
-    let name = text(&object, "name")?;
-    Ok((name, source(&object)?))
+/// `get_backfills`, `get_replays`: the trigger's name, if those of one are asked for, and source.
+pub(super) fn listed(args: &Node<'_>, parsing: &str) -> Result<(Option<String>, String), DecodeError> {
+    let object = args.object(parsing)?;
+    Ok((text(&object, "name")?, source(&object)?))
 }
 
-/// `cancel_backfill`: the backfill's id and source. Any text may be asked for, as with events.
-pub(super) fn cancel_backfill(args: &Node<'_>) -> Result<(String, String), DecodeError> {
-    let object = args.object("CancelBackfillQuery")?;
-    Ok((object.required("backfill_id")?.text()?.to_owned(), source(&object)?))
+/// `cancel_backfill`, `cancel_replay`: the id, which stands under `key`, and source. Any text may be asked for, as with
+/// events.
+pub(super) fn cancelled(args: &Node<'_>, parsing: &str, key: &str) -> Result<(String, String), DecodeError> {
+    let object = args.object(parsing)?;
+    Ok((object.required(key)?.text()?.to_owned(), source(&object)?))
+}
+
+/// `replay_event_trigger`: the trigger's name, what is to be sent again, whether it is only counted, and source.
+pub(super) fn replay(args: &Node<'_>) -> Result<(String, ReplayRequest, bool, String), DecodeError> {
+    let object = args.object("ReplayEventTriggerQuery")?;
+    let name = object.required("name")?.non_empty_text()?.to_owned();
+    let from = match (text(&object, "from_time")?, text(&object, "from_lsn")?, text(&object, "from_id")?) {
+        (Some(time), None, None) => ReplayFrom::Time(time),
+        (None, Some(lsn), None) => ReplayFrom::Lsn(lsn),
+        (None, None, Some(id)) => ReplayFrom::Id(id),
+        _ => return Err(object.error("exactly one of from_time, from_lsn and from_id must be given")),
+    };
+    let rate = object.optional("rate").map(|node| match node.count()? {
+        0 => Err(node.error("a rate is at least one event a second")),
+        rate => Ok(rate),
+    });
+    let request = ReplayRequest { from, to_id: text(&object, "to_id")?, rate: rate.transpose()? };
+    Ok((name, request, boolean(&object, "dry_run")?, source(&object)?))
 }
 
 fn source(object: &Object<'_>) -> Result<String, DecodeError> {

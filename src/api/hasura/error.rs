@@ -83,7 +83,8 @@ impl ApiError {
             | Error::UnknownColumn(_)
             | Error::UnknownTrigger(_)
             | Error::EventNotFound
-            | Error::UnknownBackfill(_) => "not-exists",
+            | Error::UnknownBackfill(_)
+            | Error::UnknownReplay(_) => "not-exists",
             Error::Duplicate(_) => "already-exists",
             Error::OtherTable | Error::ManualDisabled | Error::NoBackfill { .. } => "not-supported",
             Error::Condition(_) | Error::Range(_) => "validation-failed",

@@ -113,6 +113,18 @@ async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value
             let id = state.catalogue(&source)?.start_backfill(&name, condition.as_deref()).await?;
             Ok(json!({ "backfill_id": id }))
         }
+        Command::Replay { name, request, dry_run, source } => {
+            let (id, events) = state.catalogue(&source)?.start_replay(&name, &request, dry_run).await?;
+            Ok(id.map_or(json!({ "events": events }), |id| json!({ "replay_id": id, "events": events })))
+        }
+        Command::Replays { name, source } => {
+            let found = state.catalogue(&source)?.replays(name.as_deref(), None).await?;
+            Ok(json!({ "replays": found }))
+        }
+        Command::CancelReplay { id, source } => {
+            state.catalogue(&source)?.cancel_replay(&id).await?;
+            Ok(success)
+        }
         Command::Backfills { name, source } => {
             let found = state.catalogue(&source)?.backfills(name.as_deref(), None).await?;
             Ok(json!({ "backfills": found }))

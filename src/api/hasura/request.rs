@@ -8,7 +8,7 @@ use super::decode;
 use super::error::ApiError;
 use super::node::{DecodeError, Node};
 use crate::model::Definition;
-use crate::triggers::DeadFilter;
+use crate::triggers::{DeadFilter, ReplayRequest};
 
 /// Which of the two endpoints; they differ in paths and in the frame of messages (reference/hasura.md, 1.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,13 @@ pub(super) enum Command {
     Backfill { name: String, condition: Option<String>, source: String },
     Backfills { name: Option<String>, source: String },
     CancelBackfill { id: String, source: String },
+    Replay { name: String, request: ReplayRequest, dry_run: bool, source: String },
+    Replays { name: Option<String>, source: String },
+    CancelReplay { id: String, source: String },
 }
 
 /// The names of commands, without prefix.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 13] = [
     "create_event_trigger",
     "delete_event_trigger",
     "invoke_event_trigger",
@@ -46,6 +49,9 @@ const COMMANDS: [&str; 10] = [
     "cancel_backfill",
     "pause_event_trigger",
     "resume_event_trigger",
+    "replay_event_trigger",
+    "get_replays",
+    "cancel_replay",
 ];
 /// Hasura's prefix for Postgres.
 const PREFIX: &str = "pg_";
@@ -147,12 +153,24 @@ fn arguments(command: &str, args: &Value, body: &str) -> Result<Command, DecodeE
             Ok(Command::Backfill { name, condition, source })
         }
         "get_backfills" => {
-            let (name, source) = decode::backfills(&node)?;
+            let (name, source) = decode::listed(&node, "GetBackfillsQuery")?;
             Ok(Command::Backfills { name, source })
         }
         "cancel_backfill" => {
-            let (id, source) = decode::cancel_backfill(&node)?;
+            let (id, source) = decode::cancelled(&node, "CancelBackfillQuery", "backfill_id")?;
             Ok(Command::CancelBackfill { id, source })
+        }
+        "replay_event_trigger" => {
+            let (name, request, dry_run, source) = decode::replay(&node)?;
+            Ok(Command::Replay { name, request, dry_run, source })
+        }
+        "get_replays" => {
+            let (name, source) = decode::listed(&node, "GetReplaysQuery")?;
+            Ok(Command::Replays { name, source })
+        }
+        "cancel_replay" => {
+            let (id, source) = decode::cancelled(&node, "CancelReplayQuery", "replay_id")?;
+            Ok(Command::CancelReplay { id, source })
         }
         _ => {
             let (event_id, source) = decode::redeliver(&node)?;

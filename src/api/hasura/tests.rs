@@ -120,6 +120,27 @@ fn a_bulk_redelivery_decodes() {
 }
 
 #[test]
+fn a_replay_decodes() {
+    let decoded = |args: Value| decode(&json!({ "type": "pg_replay_event_trigger", "args": args }), Endpoint::Query);
+    let request = |args: Value| match decoded(args) {
+        Ok(Command::Replay { request, dry_run, .. }) => (request, dry_run),
+        other => panic!("{other:?}"),
+    };
+    use crate::triggers::{ReplayFrom, ReplayRequest};
+    let from_time = ReplayRequest { from: ReplayFrom::Time("yesterday".into()), to_id: None, rate: None };
+    assert_eq!(request(json!({ "name": "t", "from_time": "yesterday", "from_lsn": null })), (from_time, false));
+    let from_lsn = ReplayRequest { from: ReplayFrom::Lsn("0/1".into()), to_id: None, rate: Some(5) };
+    assert_eq!(request(json!({ "name": "t", "from_lsn": "0/1", "rate": 5, "dry_run": true })), (from_lsn, true));
+    let from_id = ReplayRequest { from: ReplayFrom::Id("a".into()), to_id: Some("b".into()), rate: None };
+    assert_eq!(request(json!({ "name": "t", "from_id": "a", "to_id": "b" })), (from_id, false));
+    for args in [json!({ "name": "t" }), json!({ "name": "t", "from_lsn": "0/1", "from_id": "a" })] {
+        let (_, path, text) = decoded(args).expect_err("not one begin");
+        assert_eq!((path.as_str(), text.starts_with("exactly one of from_time")), ("$", true), "{text}");
+    }
+    assert_eq!(decoded(json!({ "name": "t", "from_lsn": "0/1", "rate": 0 })).expect_err("no rate").1, "$.rate");
+}
+
+#[test]
 fn what_walhook_adds_to_hasuras_definition_decodes() {
     let plain = create(args(json!({}))).0;
     assert!(!plain.operations.truncate && !plain.fire_on_unchanged && !plain.transaction);
@@ -370,7 +391,8 @@ fn missing_arguments_and_wrong_frames() {
     let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
          \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \"redeliver_events\", \
          \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\", \"pause_event_trigger\", \
-         \"resume_event_trigger\"], but found tag \"random\"";
+         \"resume_event_trigger\", \"replay_event_trigger\", \"get_replays\", \
+         \"cancel_replay\"], but found tag \"random\"";
     let cases: Vec<(Value, Endpoint, &str, String)> = vec![
         (json!("text"), Endpoint::Query, "$", object("String")),
         (json!([]), Endpoint::Query, "$", object("Array")),
