@@ -10,6 +10,7 @@ pub mod cli;
 pub mod delivery;
 pub mod matching;
 pub mod model;
+pub mod node;
 pub mod pgoutput;
 pub mod postgres;
 pub mod queue;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a room uses the rooms above it.
-const ROOMS: [&str; 12] = [
-    "model", "pgoutput", "matching", "postgres", "queue", "capture", "delivery", "triggers", "api", "console",
+const ROOMS: [&str; 13] = [
+    "model", "pgoutput", "matching", "postgres", "queue", "node", "capture", "delivery", "triggers", "api", "console",
     "service", "cli",
 ];
 /// Rooms that do not know each other though one stands above the other: `queue` is the contract between them.

@@ -17,6 +17,7 @@ mod pace;
 mod preflight;
 mod session;
 mod slot;
+mod take_over;
 mod types;
 
 pub use preflight::Facts;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use self::slot::Sessions;
 use crate::pgoutput::DecodeError;
@@ -151,19 +153,21 @@ pub async fn check(options: &Options) -> Result<Facts, Error> {
     preflight::check(&*session, options).await
 }
 
-/// Captures until stopped. Interruptions are waited out; what only an operator can mend is returned.
+/// Captures until stopped, as a part of this node. Interruptions are waited out; what only an operator can mend is
+/// returned.
 ///
 /// # Errors
 /// Only errors whose class is [`Class::Operator`].
 pub async fn run(
     options: Options,
+    node: Uuid,
     feed: FeedSender,
     state: watch::Sender<State>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let result = session::run(&options, &feed, &state, &stop).await;
+        let result = session::run(&options, node, &feed, &state, &stop).await;
         let Err(error) = result else {
             state.send_replace(State::Starting);
             return Ok(());

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
+use uuid::Uuid;
 
 use super::assembler::Assembler;
 use super::backfill::{Reader, Request};
@@ -17,26 +18,20 @@ use super::health::Keeper;
 use super::names::Names;
 use super::pace::Pace;
 use super::slot::{self, Sessions};
+use super::take_over::{open_stream, own_source};
 use super::types::TypeCatalogue;
-use super::{Error, Facts, Options, State};
+use super::{Error, Options, State};
 use crate::matching::Matcher;
 use crate::model::Lsn;
 use crate::pgoutput::Types;
-use crate::postgres::replication::{Connection, Start, Stream};
-use crate::postgres::{self, Class, Session};
+use crate::postgres::Class;
+use crate::postgres::replication::Stream;
 use crate::queue::{self, Appended, FeedSender, LogWriter, Room, Uncommitted};
 
-/// SQLSTATEs of a start: another connection reads the slot; there is none; its WAL is gone.
-const SLOT_IN_USE: &str = "55006";
-const SLOT_MISSING: &str = "42704";
-const SLOT_UNUSABLE: &str = "55000";
-const FIRST_SLOT_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_SLOT_PAUSE: Duration = Duration::from_secs(5);
-const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(5);
 /// What takes this long is a connection that is dead without saying so: a network that neither passes nor refuses. A
 /// chunk is a few MiB at most; the tick's statements are short.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const TICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Taking a source over is short as well, but for making a slot, which waits for the transactions that run.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -50,6 +45,7 @@ const FRAMES_IN_A_ROW: u32 = 1024;
 /// Captures on one set of connections.
 pub(super) async fn run(
     options: &Options,
+    node: Uuid,
     feed: &FeedSender,
     state: &watch::Sender<State>,
     stop: &CancellationToken,
@@ -57,7 +53,7 @@ pub(super) async fn run(
     let sessions = Sessions::open(options, "walhook capture").await?;
     let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&sessions, options, false)).await?;
     let Sessions { source: control, queue: session } = sessions;
-    if !own_source(&session, prepared.source_id, state, stop).await? {
+    if !own_source(&session, node, prepared.source_id, state, stop).await? {
         return Ok(());
     }
     // Only now: until the lock was ours, another node may have moved progress.
@@ -108,74 +104,9 @@ pub(super) async fn run(
     result
 }
 
-/// Opens the stream, once the server has noticed that the last reader of the slot is gone. The source is ours, so no
-/// other node can be that reader. `None` when stopped.
-async fn open_stream(
-    options: &Options,
-    facts: &Facts,
-    from: Lsn,
-    stop: &CancellationToken,
-) -> Result<Option<Stream>, Error> {
-    let mut pause = FIRST_SLOT_PAUSE;
-    loop {
-        let error = match start_stream(options, facts, from).await {
-            Ok(stream) => return Ok(Some(stream)),
-            Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
-            // The next try looks at the slot through SQL first and says exactly what is wrong with it.
-            Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
-                return Err(ended(error));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if pause == FIRST_SLOT_PAUSE {
-            info!(source = options.source, "{error}; waiting for the server to let the slot go");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_SLOT_PAUSE),
-        }
-    }
-}
-
-async fn start_stream(options: &Options, facts: &Facts, from: Lsn) -> Result<Stream, postgres::Error> {
-    let Options { database, slot, publication, .. } = options;
-    let mut connection = Connection::connect(database, &format!("walhook capture {slot}")).await?;
-    let system = connection.identify().await?;
-    // Where a name leads to several servers, this may be another one than our sessions are on.
-    if (&system.identifier, system.timeline) != (&facts.system_identifier, facts.timeline) {
-        return Err(postgres::Error::Ended("it leads to another server than the ordinary sessions do".into()));
-    }
-    if options.failover {
-        connection.set_failover(slot).await?;
-    }
-    connection.start(Start { slot, publication, from, sender_timeout: facts.sender_timeout }).await
-}
-
 /// An end after which another try may help.
 pub(super) fn ended(message: impl ToString) -> Error {
     Error::Stream { message: message.to_string(), class: Class::Retry }
-}
-
-/// Waits for the right to write this source's log. Asks again and again instead of waiting inside Postgres, which would
-/// hold a snapshot open and keep vacuum from its work. Returns false when stopped.
-async fn own_source(
-    session: &Session,
-    source_id: i16,
-    state: &watch::Sender<State>,
-    stop: &CancellationToken,
-) -> Result<bool, Error> {
-    loop {
-        if within(APPEND_TIMEOUT, queue::try_capture_lock(&**session, source_id)).await? {
-            return Ok(true);
-        }
-        if state.send_replace(State::StandingBy) != State::StandingBy {
-            info!("another node captures this source; standing by");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(false),
-            () = tokio::time::sleep(STANDBY_PAUSE) => {}
-        }
-    }
 }
 
 /// A task of its own, so that it goes on while this one decodes.

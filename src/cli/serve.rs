@@ -67,12 +67,13 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     tokio::spawn(async move {
-        loop {
+        for signals in 1.. {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if stop.is_cancelled() {
+            // Not whether it stops already: that may be because of an error.
+            if signals > 1 {
                 warn!("ended by a second signal; what was under way will be sent again after the next start");
                 std::process::exit(1);
             }

@@ -41,6 +41,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Environment;
+use crate::node::Member;
 use crate::postgres::{Pool, Settings};
 use crate::queue::FeedReceiver;
 
@@ -62,6 +63,8 @@ pub struct Parts {
     pub grace: Duration,
     /// The longest that a webhook may ask to be left alone with `Retry-After`.
     pub longest_retry_after: Duration,
+    /// This node among the others.
+    pub member: Member,
 }
 
 /// Why delivery cannot work.
@@ -79,7 +82,8 @@ pub enum Error {
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let client = Client::new()?;
     let replay_asked = Notify::new();
-    let notices = notices::run(parts.database.clone(), parts.handle.clone(), &replay_asked, stop.clone());
+    let (handle, member) = (parts.handle.clone(), parts.member.clone());
+    let notices = notices::run(parts.database.clone(), handle, member, &replay_asked, stop.clone());
     let replays = replays::run(parts.pool.clone(), &replay_asked, stop.clone());
     let dispatcher = dispatcher::Dispatcher::new(parts, client).run(stop);
     tokio::join!(dispatcher, notices, replays);

@@ -8,20 +8,32 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Handle;
+use crate::node::Member;
 use crate::postgres::Settings;
 use crate::queue::{self, Notice};
 
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs until the stop.
-pub(super) async fn run(queue: Settings, dispatcher: Handle, replay_asked: &Notify, stop: CancellationToken) {
+pub(super) async fn run(
+    queue: Settings,
+    dispatcher: Handle,
+    member: Member,
+    replay_asked: &Notify,
+    stop: CancellationToken,
+) {
     tokio::select! {
         () = stop.cancelled() => {}
-        never = listen(queue, dispatcher, replay_asked) => match never {},
+        never = listen(queue, dispatcher, member, replay_asked) => match never {},
     }
 }
 
-async fn listen(queue: Settings, dispatcher: Handle, replay_asked: &Notify) -> std::convert::Infallible {
+async fn listen(
+    queue: Settings,
+    dispatcher: Handle,
+    member: Member,
+    replay_asked: &Notify,
+) -> std::convert::Infallible {
     let mut told = false;
     loop {
         match queue::listen(&queue).await {
@@ -37,6 +49,7 @@ async fn listen(queue: Settings, dispatcher: Handle, replay_asked: &Notify) -> s
                         Notice::Triggers => dispatcher.triggers_changed().await,
                         Notice::Deferred => dispatcher.deferred_added().await,
                         Notice::Replays => replay_asked.notify_one(),
+                        Notice::Lanes => member.look_at_others(),
                     }
                 }
             }

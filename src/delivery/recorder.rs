@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
-use crate::postgres::{self, Settings};
-use crate::queue::{self, Acquired, CursorMove, OutcomeWriter, Settled};
+use crate::node::Member;
+use crate::postgres::{self, Session, Settings};
+use crate::queue::{self, Acquired, CursorMove, OutcomeWriter, Purpose, Settled};
 
 /// What the dispatcher hands over; one thing at a time.
 #[derive(Debug)]
@@ -42,14 +42,19 @@ enum Error {
     Postgres(#[from] postgres::Error),
     #[error("Postgres took longer than {} s for a batch", WRITE_TIMEOUT.as_secs())]
     TimedOut,
+    #[error("the session that owns the lanes was closed")]
+    Closed,
+    #[error("others took this node for dead")]
+    TakenForDead,
 }
 
 /// See the module's description.
 pub(super) struct Recorder {
     pub(super) database: Settings,
-    pub(super) node: Uuid,
+    pub(super) member: Member,
     pub(super) work: mpsc::Receiver<Work>,
-    pub(super) reports: mpsc::Sender<Report>,
+    /// A few at most: one for each work, two for each session.
+    pub(super) reports: mpsc::UnboundedSender<Report>,
 }
 
 /// A batch is small: what takes this long is a connection that is dead without saying so.
@@ -70,7 +75,7 @@ impl Recorder {
                     warn!("recording outcomes interrupted: {error}; deliveries wait, trying again in {pause:?}");
                 }
             }
-            if self.reports.send(Report::Lost).await.is_err() {
+            if self.reports.send(Report::Lost).is_err() {
                 return;
             }
             tokio::select! {
@@ -89,9 +94,37 @@ impl Recorder {
         pause: &mut Duration,
     ) -> Result<(), Error> {
         let session = postgres::connect(&self.database, "walhook delivery").await?;
+        let mut standing = self.member.standing.clone();
+        let registrations = loop {
+            let registrations = standing.borrow_and_update().registrations;
+            // Before it owns a lane, so that others can end it.
+            if within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
+                break registrations;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = standing.changed() => if changed.is_err() { return Ok(()) },
+            }
+        };
+        // Registered again, its lanes were free for others, and whatever goes on here goes on in vain.
+        let anew = async { standing.wait_for(|standing| standing.registrations > registrations).await.is_ok() };
+        tokio::select! {
+            ended = self.work(session, in_hand, stop, pause) => ended,
+            true = anew => Err(Error::TakenForDead),
+        }
+    }
+
+    /// Owns the lanes and writes what it is handed.
+    async fn work(
+        &mut self,
+        session: Session,
+        in_hand: &mut Option<Work>,
+        stop: &CancellationToken,
+        pause: &mut Duration,
+    ) -> Result<(), Error> {
         let (mut held, mut told) = (0, false);
         let acquired = loop {
-            match within(queue::try_acquire_lanes(&session, self.node, &mut held)).await? {
+            match within(queue::try_acquire_lanes(&session, self.member.id, &mut held)).await? {
                 Acquired::No => {}
                 acquired => break acquired,
             }
@@ -111,12 +144,18 @@ impl Recorder {
                 within(writer.record(batch)).await?;
             }
         }
-        if !self.report_done(in_hand.take()).await
-            || !self.report(Report::Owned { anew: acquired == Acquired::Anew }).await
-        {
+        if !self.report_done(in_hand.take()) || !self.report(Report::Owned { anew: acquired == Acquired::Anew }) {
             return Ok(());
         }
-        while let Some(work) = self.work.recv().await {
+        loop {
+            let work = tokio::select! {
+                work = self.work.recv() => match work {
+                    Some(work) => work,
+                    None => return Ok(()),
+                },
+                // An idle session does not notice by itself.
+                () = writer.closed() => return Err(Error::Closed),
+            };
             let writing = async {
                 match in_hand.insert(work) {
                     Work::Outcomes(batch) => writer.record(batch).await,
@@ -124,24 +163,23 @@ impl Recorder {
                 }
             };
             within(writing).await?;
-            if !self.report_done(in_hand.take()).await {
+            if !self.report_done(in_hand.take()) {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
-    async fn report_done(&self, work: Option<Work>) -> bool {
+    fn report_done(&self, work: Option<Work>) -> bool {
         match work {
-            Some(Work::Outcomes(batch)) => self.report(Report::Recorded(batch)).await,
-            Some(Work::Cursors(_)) => self.report(Report::CursorsWritten).await,
+            Some(Work::Outcomes(batch)) => self.report(Report::Recorded(batch)),
+            Some(Work::Cursors(_)) => self.report(Report::CursorsWritten),
             None => true,
         }
     }
 
     /// False when nobody listens any more.
-    async fn report(&self, report: Report) -> bool {
-        self.reports.send(report).await.is_ok()
+    fn report(&self, report: Report) -> bool {
+        self.reports.send(report).is_ok()
     }
 }
 

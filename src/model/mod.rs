@@ -2,6 +2,7 @@
 
 mod attempt;
 mod event;
+mod lane_set;
 mod position;
 mod retry_conf;
 mod subject;
@@ -11,6 +12,7 @@ mod trigger;
 
 pub use attempt::{Attempt, Failure, FailureKind, Outcome, Response, Verdict};
 pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
+pub use lane_set::{LaneSet, fair_share};
 pub use position::{Lsn, Position, Timestamp};
 pub use retry_conf::{Backoff, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, RetryConf, Statuses};
 pub use subject::{EVENT_TYPE_LIMIT, Subject};

@@ -2,6 +2,7 @@
 //! it there is a slow look, so one that is lost only costs time.
 
 use tokio::sync::mpsc;
+use tokio_postgres::GenericClient;
 
 use super::Error;
 use crate::postgres::{self, Session, Settings};
@@ -15,6 +16,8 @@ pub enum Notice {
     Deferred,
     /// A replay was asked for.
     Replays,
+    /// A node came or went, or lanes were given back.
+    Lanes,
 }
 
 impl Notice {
@@ -24,9 +27,28 @@ impl Notice {
             "triggers" => Some(Notice::Triggers),
             "deferred" => Some(Notice::Deferred),
             "replays" => Some(Notice::Replays),
+            "lanes" => Some(Notice::Lanes),
             _ => None,
         }
     }
+
+    fn payload(self) -> &'static str {
+        match self {
+            Notice::Triggers => "triggers",
+            Notice::Deferred => "deferred",
+            Notice::Replays => "replays",
+            Notice::Lanes => "lanes",
+        }
+    }
+}
+
+/// Tells all nodes, this one included.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn tell(client: &impl GenericClient, notice: Notice) -> Result<(), Error> {
+    client.execute(include_str!("../../sql/notice_send.sql"), &[&notice.payload()]).await?;
+    Ok(())
 }
 
 /// A session that hears of them.

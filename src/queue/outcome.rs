@@ -56,6 +56,11 @@ impl OutcomeWriter {
         Ok(OutcomeWriter { session, partitions: Partitions::default(), append })
     }
 
+    /// Waits until the session ended, which an idle writer does not notice by itself.
+    pub async fn closed(&mut self) {
+        self.session.closed().await;
+    }
+
     /// Records a batch, whole or not at all.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub struct Config {
     pub max_retry_after: Duration,
     /// How long events are kept.
     pub retention: Retention,
+    /// How long a node that delivers may be silent before others take it for dead.
+    pub node_timeout: Duration,
     /// What is done with the replica identity of watched tables.
     pub replica_identity: ReplicaIdentityPolicy,
     /// Columns of type int8, float8 and numeric become strings.
@@ -102,6 +104,8 @@ const DEFAULT_GRACE: &str = "30s";
 const DEFAULT_MAX_RETRY_AFTER: &str = "24h";
 const DEFAULT_RETENTION: &str = "7d";
 const DEFAULT_DEAD_RETENTION: &str = "30d";
+const DEFAULT_NODE_TIMEOUT: &str = "3s";
+const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_HEARTBEAT: &str = "30s";
 
 impl Config {
@@ -149,6 +153,7 @@ impl Config {
         let max_retry_after = problems.note(duration("max-retry-after", max_retry_after));
         let retention = retention(raw.retention.as_deref(), raw.dead_retention.as_deref(), &mut problems);
         let replica_identity = problems.note(replica_identity(raw.replica_identity.as_deref()));
+        let node_timeout = problems.note(node_timeout(raw.node_timeout.as_deref().unwrap_or(DEFAULT_NODE_TIMEOUT)));
         let stringify_numeric_types =
             problems.note(truth("stringify-numeric-types", raw.stringify_numeric_types.as_deref()));
         let heartbeat = problems.note(heartbeat(raw.heartbeat.as_deref().unwrap_or(DEFAULT_HEARTBEAT)));
@@ -159,8 +164,12 @@ impl Config {
         else {
             return Err(problems);
         };
-        let (Some(max_retry_after), Some(retention), Some(heartbeat), Some(slot_failover), Some(log_format), true) =
-            (max_retry_after, retention, heartbeat, slot_failover, log_format, problems.is_empty())
+        let (Some(max_retry_after), Some(retention), Some(node_timeout)) = (max_retry_after, retention, node_timeout)
+        else {
+            return Err(problems);
+        };
+        let (Some(heartbeat), Some(slot_failover), Some(log_format), true) =
+            (heartbeat, slot_failover, log_format, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -174,6 +183,7 @@ impl Config {
             grace,
             max_retry_after,
             retention,
+            node_timeout,
             replica_identity,
             stringify_numeric_types: stringify_numeric_types.unwrap_or(false),
             heartbeat,
@@ -229,6 +239,12 @@ fn retention(events: Option<&str>, dead: Option<&str>, problems: &mut Problems) 
     let dead = read("dead-retention", dead, DEFAULT_DEAD_RETENTION);
     let (events, dead) = events.zip(dead)?;
     Some(Retention { events, dead: dead.max(events) })
+}
+
+fn node_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration("node-timeout", text)?;
+    let long_enough = timeout >= SHORTEST_NODE_TIMEOUT;
+    long_enough.then_some(timeout).ok_or_else(|| format!("--node-timeout {text:?}: use 1s or more"))
 }
 
 /// `None` for off.

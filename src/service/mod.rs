@@ -23,6 +23,7 @@ use crate::api::{self, ApiState, Readiness};
 use crate::capture;
 use crate::delivery::{self, Command, Handle};
 use crate::model::Environment;
+use crate::node::{Member, Membership};
 use crate::postgres::{self, Class, NotReady, Pool, Settings};
 use crate::queue::{self, FeedReceiver};
 use crate::triggers::{Catalogue, SourceInfo};
@@ -115,9 +116,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         return Ok(());
     }
     let queue = postgres::pool(&config.queue, "walhook", POOL_SIZE);
+    let ended = CancellationToken::new();
+    let (timeout, delivers) = (config.node_timeout, config.roles.delivery);
+    let membership = Membership::new(config.queue.clone(), timeout, delivers, stop.clone(), ended.clone());
+    let member = membership.member();
+    let works = config.roles.capture || delivers;
+    let membership = works.then(|| tokio::spawn(Box::pin(membership.run())));
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
-    let delivery = tasks.start_delivery(&config, queue.clone(), handed_over);
+    let delivery = tasks.start_delivery(&config, queue.clone(), handed_over, member.clone());
     tasks.start_retention(&config);
     let mut catalogues = Vec::new();
     let mut states = Vec::new();
@@ -134,7 +141,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             tasks.start_upkeep(catalogue.clone(), receiver.clone());
         }
         let (options, queue, feed) = (config.capture_options(source), queue.clone(), feed.clone());
-        supervisors.push(Supervisor { options, roles: config.roles, queue, feed, state });
+        let node = member.id;
+        supervisors.push(Supervisor { options, roles: config.roles, node, queue, feed, state });
         catalogues.push(catalogue);
         states.push(receiver);
     }
@@ -142,7 +150,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     if let Some(listener) = listener {
         tasks.start_api(&config, catalogues, states, listener);
     }
-    tasks.finish(config.grace).await
+    let result = tasks.finish(config.grace).await;
+    // Only now: until here others must not take this node for dead.
+    ended.cancel();
+    if let Some(membership) = membership {
+        drop(membership.await);
+    }
+    result
 }
 
 /// The catalogue of one source for a command that works on the databases itself, beside the nodes that serve. Without
@@ -247,7 +261,7 @@ impl Tasks {
         self.running.spawn(async move { ("capture", Box::pin(supervisor::run(supervisors, stop)).await) });
     }
 
-    fn start_delivery(&mut self, config: &Config, pool: Pool, feed: FeedReceiver) -> Option<Handle> {
+    fn start_delivery(&mut self, config: &Config, pool: Pool, feed: FeedReceiver, member: Member) -> Option<Handle> {
         if !config.roles.delivery {
             return None;
         }
@@ -261,6 +275,7 @@ impl Tasks {
             commands,
             grace: config.grace,
             longest_retry_after: config.max_retry_after,
+            member,
         };
         let stop = self.stop.clone();
         self.running

@@ -82,6 +82,9 @@ pub struct RawSettings {
     /// How long dead events are kept, at least --retention [default: 30d]
     #[arg(long, env = "WALHOOK_DEAD_RETENTION", value_name = "DURATION")]
     pub dead_retention: Option<String>,
+    /// How long a node may be silent before others deliver what it did [default: 3s]
+    #[arg(long, env = "WALHOOK_NODE_TIMEOUT", value_name = "DURATION")]
+    pub node_timeout: Option<String>,
     /// Replica identity of watched tables: full sets it to FULL, keep leaves it [default: full]
     #[arg(long, env = "WALHOOK_REPLICA_IDENTITY", value_name = "full|keep")]
     pub replica_identity: Option<String>,
@@ -150,6 +153,7 @@ impl RawSettings {
             max_retry_after: self.max_retry_after.or(file.max_retry_after),
             retention: self.retention.or(file.retention),
             dead_retention: self.dead_retention.or(file.dead_retention),
+            node_timeout: self.node_timeout.or(file.node_timeout),
             replica_identity: self.replica_identity.or(file.replica_identity),
             stringify_numeric_types: self.stringify_numeric_types.or(file.stringify_numeric_types),
             heartbeat: self.heartbeat.or(file.heartbeat),

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::{CONNECTION_PAUSE, Error, FIRST_CONNECTION, Roles, migrate};
 use crate::capture::{self, State};
@@ -24,6 +25,7 @@ const NOTE_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Supervisor {
     pub(super) options: capture::Options,
     pub(super) roles: Roles,
+    pub(super) node: Uuid,
     pub(super) queue: Pool,
     pub(super) feed: FeedSender,
     pub(super) state: watch::Sender<State>,
@@ -128,7 +130,8 @@ impl Supervisor {
             stop.cancelled().await;
             return Ok(());
         }
-        let capturing = capture::run(self.options.clone(), self.feed.clone(), self.state.clone(), stop.clone());
+        let capturing =
+            capture::run(self.options.clone(), self.node, self.feed.clone(), self.state.clone(), stop.clone());
         tokio::select! {
             result = capturing => result.map_err(Error::from),
             never = self.follow() => match never {},

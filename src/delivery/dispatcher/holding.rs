@@ -139,7 +139,7 @@ impl Dispatcher {
             down.extend(triggers.iter().map(row));
         }
         (self.down_changed, self.was_down, self.telling_down, self.down_told_at) = (false, has_down, true, Some(now));
-        self.fetches.spawn(fetch::tell_down(self.pool.clone(), self.node, down));
+        self.fetches.spawn(fetch::tell_down(self.pool.clone(), self.member.id, down));
     }
 
     fn names(&self, triggers: &[Uuid]) -> String {

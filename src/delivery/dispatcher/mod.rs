@@ -24,6 +24,7 @@ use super::recorder::{Recorder, Report, Work};
 use super::trigger_queue::TriggerQueue;
 use super::{Client, Command, Parts};
 use crate::model::{EventId, Timestamp};
+use crate::node::Member;
 use crate::postgres::Pool;
 use crate::queue::{FeedItem, FeedReceiver, Settled};
 
@@ -59,8 +60,6 @@ impl Heads {
 pub(super) struct Dispatcher {
     pool: Pool,
     client: Client,
-    /// Who it is, to the other nodes.
-    node: Uuid,
     environment: crate::model::Environment,
     longest_retry_after: Duration,
     grace: Duration,
@@ -69,7 +68,8 @@ pub(super) struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     recorder: Option<Recorder>,
     work: mpsc::Sender<Work>,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    member: Member,
     /// Whether the recorder has something in hand.
     recording: bool,
     /// Whether the lanes are ours: nothing is started otherwise.
@@ -115,15 +115,14 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new(parts: Parts, client: Client) -> Self {
         let (work, work_receiver) = mpsc::channel(1);
-        let (report_sender, reports) = mpsc::channel(4);
+        let (report_sender, reports) = mpsc::unbounded_channel();
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
-        let node = Uuid::new_v4();
-        let recorder = Recorder { database: parts.database, node, work: work_receiver, reports: report_sender };
+        let (database, member) = (parts.database, parts.member);
+        let recorder = Recorder { database, member: member.clone(), work: work_receiver, reports: report_sender };
         Dispatcher {
             pool: parts.pool,
             client,
-            node,
             environment: parts.environment,
             longest_retry_after: parts.longest_retry_after,
             grace: parts.grace,
@@ -133,6 +132,7 @@ impl Dispatcher {
             recorder: Some(recorder),
             work,
             reports,
+            member,
             recording: false,
             owner: false,
             triggers: HashMap::new(),
@@ -183,6 +183,8 @@ impl Dispatcher {
                 biased;
                 () = stop.cancelled() => break,
                 Some(report) = self.reports.recv() => self.on_report(report),
+                // With each heartbeat the lease was renewed.
+                Ok(()) = self.member.standing.changed() => {}
                 _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|ended| self.on_ended(ended)),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
@@ -209,7 +211,9 @@ impl Dispatcher {
         self.take_held();
         if self.owner {
             self.start_reads();
-            self.start_attempts();
+            if self.member.lease.is_valid() {
+                self.start_attempts();
+            }
             self.tell_down();
         }
         self.start_recording();

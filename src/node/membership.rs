@@ -1,0 +1,229 @@
+//! This node among the others: its heartbeats, its lease, its share of the lanes, and who was silent for too long. A
+//! task with a session of its own, so that no batch keeps it from saying that it lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{Lease, Moment};
+use crate::model::fair_share;
+use crate::postgres::Settings;
+use crate::queue::{self, Buried, Node, Notice, Peer, Registry};
+
+/// Where this node stands among the others that deliver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many lanes it is to have.
+    pub share: usize,
+    /// How many of them started before it; they begin to look for lanes at different ones.
+    pub place: usize,
+    /// How often it was registered: each time but the first, others had taken it for dead.
+    pub registrations: u64,
+}
+
+/// What the parts of this process need to know of it. The standing changes, or at least is told anew, with each
+/// heartbeat.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The node.
+    pub id: Uuid,
+    /// Where it stands.
+    pub standing: watch::Receiver<Standing>,
+    /// Whether it may start requests.
+    pub lease: Lease,
+    asked: Arc<Notify>,
+}
+
+impl Member {
+    /// Other nodes came or went: looks at them now and not with the next heartbeat.
+    pub fn look_at_others(&self) {
+        self.asked.notify_one();
+    }
+}
+
+/// See the module's description.
+pub struct Membership {
+    database: Settings,
+    node: Node,
+    lease: Lease,
+    standing: watch::Sender<Standing>,
+    asked: Arc<Notify>,
+    leaving: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// Why the session was given up. Each is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    #[error("Postgres did not answer a heartbeat within {0:?}")]
+    TimedOut(Duration),
+}
+
+const LONGEST_BETWEEN_BEATS: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(250);
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+impl Membership {
+    /// Of a new node on this queue that may be silent for so long. Once it is `leaving` it is to have no lanes any
+    /// more, but it lives until it has `ended`.
+    pub fn new(
+        database: Settings,
+        timeout: Duration,
+        delivers: bool,
+        leaving: CancellationToken,
+        ended: CancellationToken,
+    ) -> Membership {
+        let node = Node {
+            id: Uuid::new_v4(),
+            host: whoami::hostname().unwrap_or_else(|_| "unknown".to_owned()),
+            process_id: std::process::id(),
+            timeout,
+            delivers,
+        };
+        // It runs out well before others take the node for dead.
+        let lease = Lease::new(timeout * 2 / 3);
+        let standing = watch::channel(Standing::default()).0;
+        Membership { database, node, lease, standing, asked: Arc::default(), leaving, ended }
+    }
+
+    /// For the parts of this process.
+    pub fn member(&self) -> Member {
+        let (standing, lease, asked) = (self.standing.subscribe(), self.lease.clone(), self.asked.clone());
+        Member { id: self.node.id, standing, lease, asked }
+    }
+
+    /// Runs until this node has ended.
+    pub async fn run(self) {
+        let mut told = false;
+        loop {
+            let Err(error) = self.session(&mut told).await else { return };
+            if !std::mem::replace(&mut told, true) {
+                warn!("this node cannot say that it lives: {error}; it starts no requests until it can");
+            }
+            tokio::select! {
+                () = self.ended.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// One connection's worth.
+    async fn session(&self, told: &mut bool) -> Result<(), Error> {
+        let registry = tokio::select! {
+            () = self.ended.cancelled() => return Ok(()),
+            registry = Registry::open(&self.database, self.node.clone()) => registry?,
+        };
+        let mut previous: Option<Moment> = None;
+        let mut told_leaving = false;
+        loop {
+            let began = Moment::now();
+            let leaving = self.leaving.is_cancelled();
+            let peers = self.within(self.beat(&registry, leaving)).await?;
+            self.lease.renew(began);
+            *told = false;
+            // Who is slow itself, or was asleep, cannot tell whether others are.
+            let steady = previous.replace(began).is_some_and(|moment| moment.elapsed() < 2 * self.between_beats());
+            let judges = steady && began.elapsed() < self.between_beats();
+            if judges && peers.iter().any(|peer| self.is_dead(peer)) && self.bury(&registry).await? {
+                continue;
+            }
+            self.publish(&peers);
+            if leaving && !std::mem::replace(&mut told_leaving, true) {
+                self.within(registry.tell(Notice::Lanes)).await?;
+            }
+            let next = Instant::now() + self.until_next(&peers);
+            if self.wait(next, leaving).await {
+                drop(tokio::time::timeout(LEAVE_WITHIN, registry.leave()).await);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says that this node lives; registers it where it is not.
+    async fn beat(&self, registry: &Registry, leaving: bool) -> Result<Vec<Peer>, queue::Error> {
+        loop {
+            let peers = registry.beat(leaving).await?;
+            if peers.iter().any(|peer| peer.id == self.node.id) {
+                return Ok(peers);
+            }
+            registry.register().await?;
+            self.standing.send_modify(|standing| standing.registrations += 1);
+            if self.standing.borrow().registrations > 1 {
+                warn!("others had taken this node for dead; it begins anew");
+            }
+        }
+    }
+
+    /// Whether any node was taken for dead.
+    async fn bury(&self, registry: &Registry) -> Result<bool, Error> {
+        let buried = match self.within(registry.bury()).await {
+            Err(Error::Queue(error)) => {
+                warn!("a node is silent, and its session cannot be ended: {error}; let all nodes use one role");
+                return Ok(false);
+            }
+            buried => buried?,
+        };
+        for node in &buried {
+            let Buried { host, process_id, ended } = node;
+            warn!("node {host} (process {process_id}) is silent and taken for dead; {ended} sessions of it were ended");
+        }
+        if buried.is_empty() {
+            return Ok(false);
+        }
+        self.within(registry.tell(Notice::Lanes)).await?;
+        Ok(true)
+    }
+
+    /// Waits for the next heartbeat's time, or for a reason to have it sooner. True when this node ends.
+    async fn wait(&self, next: Instant, leaving: bool) -> bool {
+        tokio::select! {
+            () = self.ended.cancelled() => return true,
+            () = self.leaving.cancelled(), if !leaving => {}
+            () = self.asked.notified() => {}
+            () = sleep_until(next) => {}
+        }
+        false
+    }
+
+    fn publish(&self, peers: &[Peer]) {
+        let staying: Vec<Uuid> =
+            peers.iter().filter(|peer| peer.delivers && !peer.leaving).map(|peer| peer.id).collect();
+        let place = staying.iter().position(|id| *id == self.node.id).filter(|_| !self.leaving.is_cancelled());
+        let share = place.map_or(0, |place| fair_share(place, staying.len()));
+        self.standing.send_modify(|standing| {
+            if self.node.delivers && standing.share != share {
+                info!("{} nodes deliver; this one is to have {share} of the lanes", staying.len());
+            }
+            standing.share = share;
+            standing.place = place.unwrap_or(0);
+        });
+    }
+
+    fn is_dead(&self, peer: &Peer) -> bool {
+        peer.id != self.node.id && peer.silent > peer.timeout
+    }
+
+    /// Not later than the next peer can be taken for dead.
+    fn until_next(&self, peers: &[Peer]) -> Duration {
+        let others = peers.iter().filter(|peer| peer.id != self.node.id && !self.is_dead(peer));
+        let soonest = others.map(|peer| peer.timeout.saturating_sub(peer.silent) + Duration::from_millis(1)).min();
+        soonest.map_or(self.between_beats(), |soonest| soonest.min(self.between_beats()))
+    }
+
+    fn between_beats(&self) -> Duration {
+        (self.node.timeout / 3).min(LONGEST_BETWEEN_BEATS)
+    }
+
+    /// Bounds a wait for Postgres.
+    async fn within<T>(&self, work: impl Future<Output = Result<T, queue::Error>>) -> Result<T, Error> {
+        let limit = self.node.timeout;
+        Ok(tokio::time::timeout(limit, work).await.map_err(|_| Error::TimedOut(limit))??)
+    }
+}
