@@ -96,10 +96,9 @@ impl Asked {
         self.subject == change.subject
             && match change.operation {
                 "INSERT" => self.insert,
-                "UPDATE" => self
-                    .update
-                    .as_ref()
-                    .is_some_and(|columns| self.fire_on_unchanged || columns.iter().any(|column| is_changed(column))),
+                "UPDATE" => {
+                    self.update.as_ref().is_some_and(|columns| self.fire_on_unchanged || columns.iter().any(is_changed))
+                }
                 "DELETE" => self.delete,
                 "TRUNCATE" => self.truncate,
                 _ => true,
