@@ -18,7 +18,7 @@ with bound as (
 )
 select seq, id, lane, operation, schema_name, table_name, commit_lsn, ordinal, xid, committed_at,
        old, new, missing_columns, old_partial, undecided, event_type, session_variables,
-       backfill_id, (select found from bound) as found
+       backfill_id, row_hash, (select found from bound) as found
 from walhook.event
 where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= (select last_seq from bound)
 order by seq

@@ -4,7 +4,8 @@ select min(next.due_at)
 from unnest($1::uuid[]) wanted (trigger_id)
 cross join lateral (
     select due_at from walhook.deferred
-    where deferred.trigger_id = wanted.trigger_id and event_id <> all($2::uuid[])
+    where deferred.trigger_id = wanted.trigger_id and event_id <> all($2::uuid[]) and due_at < 'infinity'
+      and reason not in ('parked', 'held')
     order by due_at
     limit 1
 ) next

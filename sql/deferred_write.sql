@@ -1,9 +1,21 @@
--- Purpose: events whose attempt failed wait for their next one. Not for triggers that were deleted meanwhile.
--- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: deferred_pkey.
-insert into walhook.deferred (event_id, trigger_id, source_id, seq, committed_at, lane, number, due_at, reason)
-select d.event_id, d.trigger_id, d.source_id, d.seq, d.committed_at, d.lane, d.number, d.due_at, 'retry'
+-- Purpose: events that are not done wait: for their next attempt, behind an earlier event of their row, or, dead, for
+--          somebody to decide. Without a time they wait for something else. Not for triggers that were deleted
+--          meanwhile; and none waits for a decision where the definition does not ask for it any more. One that was
+--          skipped meanwhile stays so.
+-- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: deferred_pkey; deferred_due, deferred_row are kept.
+insert into walhook.deferred
+    (event_id, trigger_id, source_id, seq, committed_at, lane, number, due_at, reason, row_hash)
+select d.event_id, d.trigger_id, d.source_id, d.seq, d.committed_at, d.lane, d.number,
+       case when p.passed_on then now() else coalesce(d.due_at, 'infinity') end,
+       case when p.passed_on then 'skipped' else d.reason end, d.row_hash
 from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::smallint[], $7::int[],
-            $8::timestamptz[])
-     d (event_id, trigger_id, source_id, seq, committed_at, lane, number, due_at)
+            $8::timestamptz[], $9::text[], $10::bigint[])
+     d (event_id, trigger_id, source_id, seq, committed_at, lane, number, due_at, reason, row_hash)
 join walhook.trigger t on t.id = d.trigger_id and t.deleted_at is null
-on conflict (event_id) do update set number = excluded.number, due_at = excluded.due_at, reason = excluded.reason
+cross join lateral (
+    select d.reason = 'held' and t.definition ->> 'on_dead' is distinct from 'hold' as passed_on
+) p
+on conflict (event_id) do update
+set number = excluded.number, due_at = excluded.due_at, reason = excluded.reason,
+    row_hash = coalesce(excluded.row_hash, deferred.row_hash)
+where deferred.reason <> 'skipped'

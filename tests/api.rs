@@ -172,6 +172,7 @@ async fn commands_about_what_is_not_there_are_refused() {
     check(&scene, "invoke_event_trigger", json!({"name": "t", "payload": {}, "source": "x"}), source()).await;
     check(&scene, "redeliver_event", json!({"event_id": "x"}), event()).await;
     check(&scene, "redeliver_event", json!({"event_id": "x", "source": "x"}), source()).await;
+    check(&scene, "skip_event", json!({"event_id": "x"}), event()).await;
 }
 
 /// Posts a body as it is; gives status, code and path.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::messages::*;
 use uuid::Uuid;
 use walhook::matching::{Matcher, Moment, TableWatch, TypeWatch, Watch, Watches};
-use walhook::model::{Columns, Event, Operations, Subject, TableName};
+use walhook::model::{Columns, Event, Operations, Ordering, Subject, TableName};
 use walhook::pgoutput::{Identity, Relation, Types};
 
 #[test]
@@ -146,6 +146,39 @@ fn events_of_one_row_stay_in_one_lane() {
         lanes.insert(inserted);
     }
     assert!(lanes.len() > 8, "rows spread over the lanes: {lanes:?}");
+}
+
+#[test]
+fn events_of_one_row_are_known_by_it_and_a_new_key_counts_after_the_event_that_gives_it() {
+    let mut matcher = matcher(Identity::Full, &[everything()]);
+    let row = |matcher: &mut Matcher, bytes: &[u8]| fire(matcher, bytes)[0].row_hash;
+    let (one, two) = (["1", "a", "B"], ["2", "a", "B"]);
+    let inserted = row(&mut matcher, &insert(&one));
+    assert!(inserted.is_some());
+    assert_eq!(row(&mut matcher, &update(Some((b'O', &one)), &["1", "b", "B"])), inserted);
+    assert_eq!(row(&mut matcher, &update(Some((b'O', &one)), &two)), inserted);
+    assert_eq!(row(&mut matcher, &delete(b'O', &one)), inserted);
+    assert_ne!(row(&mut matcher, &delete(b'O', &two)), inserted);
+}
+
+#[test]
+fn rows_without_a_key_are_nobodys_and_a_strict_trigger_has_one_lane() {
+    let keyless = TableWatch { key_columns: Vec::new(), ..table_watch(everything()) };
+    let strict = TableWatch { ordering: Ordering::Trigger, ..table_watch(everything()) };
+    let mut watches = Watches::default();
+    watches.activate(trigger(1), 1, Some(Watch::Table(keyless)));
+    watches.activate(trigger(2), 1, Some(Watch::Table(strict)));
+    let mut matcher = Matcher::new("1".into(), "default".into(), watches, Types::default());
+    matcher.describe(relation(Identity::Full));
+    let mut seen = [std::collections::HashSet::new(), std::collections::HashSet::new()];
+    for id in 0..50 {
+        for event in fire(&mut matcher, &insert(&[&id.to_string(), "a", "B"])) {
+            let place = usize::from(event.trigger_id == trigger(2));
+            assert_eq!(event.row_hash.is_some(), place == 1, "{event:?}");
+            seen[place].insert(event.lane);
+        }
+    }
+    assert_eq!(seen.map(|lanes| lanes.len()), [1, 1]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::pause::Gone;
 use super::retry::{self, Tried};
-use super::trigger_queue::Ready;
+use super::rows::Ready;
 use super::{Client, Endpoint, payload, remarks};
 use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
@@ -28,7 +28,7 @@ pub(super) async fn attempt(
     ready: Ready,
     longest_retry_after_sec: u64,
 ) -> Ended {
-    let Ready { logged, number, deferred } = ready;
+    let Ready { logged, number, deferred, holds, lock } = ready;
     let event = &logged.event;
     let (started_at, clock) = (Timestamp::now(), Instant::now());
     let body = payload::body(&endpoint, event, number);
@@ -52,6 +52,9 @@ pub(super) async fn attempt(
         lane: event.lane,
         committed_at: event.committed_at,
         was_deferred: deferred,
+        lock,
+        holds,
+        on_dead: endpoint.on_dead,
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
         counts: true,
     };

@@ -8,7 +8,7 @@ use hyper::header::{
 };
 use uuid::Uuid;
 
-use crate::model::{Definition, Environment, RetryConf, Trigger};
+use crate::model::{Definition, Environment, OnDead, Ordering, RetryConf, Trigger};
 
 /// A trigger as delivery uses it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,10 @@ pub struct Endpoint {
     pub retry_conf: RetryConf,
     /// Whether the payload names the transaction.
     pub transaction: bool,
+    /// Which events wait for the ones before them.
+    pub ordering: Ordering,
+    /// What becomes of those that wait for a dead one.
+    pub on_dead: OnDead,
 }
 
 /// These say how the request itself is sent; a configured one would break it and is left out.
@@ -47,6 +51,8 @@ impl Endpoint {
             headers: resolve_headers(definition, environment)?,
             retry_conf: definition.retry_conf.clone(),
             transaction: definition.transaction,
+            ordering: definition.ordering,
+            on_dead: definition.on_dead,
         })
     }
 

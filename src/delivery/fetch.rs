@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::model::{EventId, LANES, Timestamp};
+use crate::model::{EventId, LANES, Lane, RowHash, Timestamp};
 use crate::postgres::{Pool, Pooled};
 use crate::queue::{self, Backlog, Bounds, Deferred, EndpointDown, LiveTrigger};
 
@@ -35,8 +35,19 @@ pub(super) enum Fetched {
 /// A trigger with its place in the log.
 pub(super) struct Loaded {
     pub(super) trigger: LiveTrigger,
-    /// Cursors and what was attempted after them; `None` for a trigger that is known already.
-    pub(super) place: Option<([i64; LANES as usize], HashSet<i64>)>,
+    /// Where to go on; `None` for a trigger that is known already.
+    pub(super) place: Option<Place>,
+}
+
+/// Where a trigger goes on after a take-over.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Each lane's cursor: what is not after it is done.
+    pub(super) floor: [i64; LANES as usize],
+    /// Events after the cursors that are done or deferred.
+    pub(super) dealt_with: HashSet<i64>,
+    /// Rows whose later events wait for one that is deferred, with their lanes.
+    pub(super) held: Vec<(Lane, RowHash)>,
 }
 
 /// A failed read is asked for again at once, so the failure itself takes this long.
@@ -134,7 +145,9 @@ async fn load(client: &Client, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, que
             }
             let floor = cursors.as_ref().and_then(|all| all.get(&id)).copied().unwrap_or_default();
             let lowest = floor.iter().copied().min().unwrap_or(0);
-            place = Some((floor, queue::attempted_after(client, id, source_id, lowest).await?));
+            let dealt_with = queue::dealt_with_after(client, id, source_id, lowest).await?;
+            let held = queue::held_rows(client, id).await?;
+            place = Some(Place { floor, dealt_with, held });
         }
         loaded.push(Loaded { trigger, place });
     }

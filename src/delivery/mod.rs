@@ -17,6 +17,7 @@ mod failures;
 mod fetch;
 mod handle;
 mod http;
+mod intake;
 mod limiter;
 mod notices;
 mod outages;
@@ -26,6 +27,7 @@ mod recorder;
 mod remarks;
 mod replays;
 mod retry;
+mod rows;
 mod tracker;
 mod trigger_queue;
 

@@ -79,7 +79,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Lsn, RetryConf, TableName, Timestamp};
+    use crate::model::{Lsn, OnDead, Ordering, RetryConf, TableName, Timestamp};
 
     fn endpoint() -> Endpoint {
         Endpoint {
@@ -89,6 +89,8 @@ mod tests {
             headers: Default::default(),
             retry_conf: RetryConf { num_retries: 3, ..Default::default() },
             transaction: false,
+            ordering: Ordering::default(),
+            on_dead: OnDead::default(),
         }
     }
 
@@ -97,6 +99,7 @@ mod tests {
             id: Uuid::from_u128(9),
             trigger_id: Uuid::from_u128(7),
             lane: 0,
+            row_hash: None,
             operation: Operation::Insert,
             subject: Arc::new(Subject::Table(TableName::new("public", "users"))),
             position: Position { commit_lsn: Lsn(1), ordinal: 1 },

@@ -6,16 +6,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
+use crate::model::RowHash;
 use crate::node::Member;
 use crate::postgres::{self, Session, Settings};
-use crate::queue::{self, Acquired, CursorMove, OutcomeWriter, Purpose, Settled};
+use crate::queue::{self, Acquired, Batch, CursorMove, OutcomeWriter, Purpose};
 
 /// What the dispatcher hands over; one thing at a time.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Attempts that ended.
-    Outcomes(Vec<Settled>),
+    /// What became of events.
+    Outcomes(Batch),
     /// Places the cursors moved to.
     Cursors(Vec<CursorMove>),
 }
@@ -27,8 +29,8 @@ pub(super) enum Report {
     Owned { anew: bool },
     /// The lanes are not ours any more: start nothing.
     Lost,
-    /// These are durable.
-    Recorded(Vec<Settled>),
+    /// This is durable. In these rows others still wait, of those that deferred events of the batch had held.
+    Recorded { batch: Batch, still_held: Vec<(Uuid, RowHash)> },
     /// The cursors are written.
     CursorsWritten,
 }
@@ -138,13 +140,22 @@ impl Recorder {
         };
         let mut writer = within(OutcomeWriter::new(session)).await?;
         *pause = FIRST_PAUSE;
-        if let Some(Work::Outcomes(batch)) = in_hand.as_ref() {
-            // The commit may have happened though its answer was lost.
-            if !within(writer.is_recorded(batch)).await? {
-                within(writer.record(batch)).await?;
+        let mut still_held = Vec::new();
+        if let Some(Work::Outcomes(batch)) = in_hand.as_mut() {
+            if acquired == Acquired::Anew {
+                // Whoever had the lanes may be done with what these would wait for. They are found in the log again.
+                batch.parked.clear();
+                batch.skipped.clear();
             }
+            // The commit may have happened though its answer was lost.
+            let recorded = within(writer.is_recorded(batch)).await?;
+            still_held =
+                within(async { if recorded { writer.release(batch).await } else { writer.record(batch).await } })
+                    .await?;
         }
-        if !self.report_done(in_hand.take()) || !self.report(Report::Owned { anew: acquired == Acquired::Anew }) {
+        if !self.report_done(in_hand.take(), still_held)
+            || !self.report(Report::Owned { anew: acquired == Acquired::Anew })
+        {
             return Ok(());
         }
         loop {
@@ -159,19 +170,19 @@ impl Recorder {
             let writing = async {
                 match in_hand.insert(work) {
                     Work::Outcomes(batch) => writer.record(batch).await,
-                    Work::Cursors(moves) => writer.write_cursors(moves).await,
+                    Work::Cursors(moves) => writer.write_cursors(moves).await.map(|()| Vec::new()),
                 }
             };
-            within(writing).await?;
-            if !self.report_done(in_hand.take()) {
+            let still_held = within(writing).await?;
+            if !self.report_done(in_hand.take(), still_held) {
                 return Ok(());
             }
         }
     }
 
-    fn report_done(&self, work: Option<Work>) -> bool {
+    fn report_done(&self, work: Option<Work>, still_held: Vec<(Uuid, RowHash)>) -> bool {
         match work {
-            Some(Work::Outcomes(batch)) => self.report(Report::Recorded(batch)),
+            Some(Work::Outcomes(batch)) => self.report(Report::Recorded { batch, still_held }),
             Some(Work::Cursors(_)) => self.report(Report::CursorsWritten),
             None => true,
         }

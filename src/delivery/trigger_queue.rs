@@ -1,7 +1,7 @@
 //! One trigger's share of the work: what is ready to be sent, what is under way, and what is still to be read from the
 //! log. No I/O: the dispatcher asks what to do and tells what happened.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,58 +10,29 @@ use tracing::warn;
 
 use super::Endpoint;
 use super::failures::Failures;
+use super::fetch::Place;
+use super::intake::{Intake, Tail};
 use super::limiter::{DEFAULT_MAX_IN_FLIGHT, Limiter, Load};
 use super::outages::Flow;
 use super::pause::Pause;
+use super::rows::{EVENT_BYTES, Ready, Rows};
 use super::tracker::Tracker;
 use crate::model::{EventId, LANES, Verdict};
-use crate::queue::{Backlog, Bounds, Deferred, Logged, Settled};
+use crate::queue::{Backlog, Bounds, Deferred, Logged, Parked, Settled, Skipped};
 
 const MAX_READY: usize = 4_000;
 /// What all triggers together may hold in memory, shared evenly between them.
 const READY_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
 const READY_BYTES_OF_ONE: std::ops::RangeInclusive<usize> = 64 * 1024..=4 * 1024 * 1024;
-/// An event beside its row text.
-const EVENT_BYTES: usize = 256;
 /// Events between the oldest that is not done and the newest that was taken: what a restart has to look at again.
 const MAX_WINDOW: usize = 65_536;
 const MAX_DEFERRED_IN_HAND: usize = 64;
+/// Rows that all triggers together remember as held, shared evenly between them. One that has as many takes nothing
+/// more from the log, which may be of another row that is going to fail.
+const HELD_ROWS_OF_ALL: usize = 65_536;
+const HELD_ROWS_OF_ONE: std::ops::RangeInclusive<usize> = 256..=4_096;
 /// A trigger that started no request for this long is stuck, and not just short of room for a moment.
 const STUCK_AFTER: Duration = Duration::from_millis(200);
-
-/// An event that may be sent now.
-#[derive(Debug)]
-pub(super) struct Ready {
-    pub(super) logged: Logged,
-    /// Attempts already made in this round.
-    pub(super) number: u32,
-    /// Whether it came from `deferred`.
-    pub(super) deferred: bool,
-}
-
-/// How the trigger gets its events from the log.
-#[derive(Debug)]
-enum Intake {
-    /// Everything up to the log's end was taken; new events come from the feed.
-    Live,
-    /// There may be events after `taken_to` that were not taken.
-    Behind,
-    /// They are being read. What the feed brings meanwhile is kept in order behind them, unless it became too much.
-    Reading { up_to: i64, tail: Option<Tail> },
-}
-
-/// Events from the feed that come after what is being read.
-#[derive(Debug, Default)]
-struct Tail {
-    events: Vec<Logged>,
-    bytes: usize,
-}
-
-impl Tail {
-    fn is_full(&self, allowance: usize) -> bool {
-        self.bytes >= allowance || self.events.len() >= MAX_READY
-    }
-}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -71,10 +42,12 @@ pub(super) struct TriggerQueue {
     pub(super) endpoint: Result<Arc<Endpoint>, String>,
     /// Whether its events are held.
     pub(super) pause: Pause,
-    ready: VecDeque<Ready>,
-    ready_bytes: usize,
-    /// The most that `ready_bytes` may come to, passed by one event at most.
+    /// What is in memory and not under way.
+    rows: Rows,
+    /// The most bytes that `rows` may come to, passed by one event at most.
     allowance: usize,
+    /// The most held rows before the log is left alone.
+    held_allowance: usize,
     /// Bytes of row text of an event, about, as the last ones had.
     usual_size: usize,
     limiter: Limiter,
@@ -83,10 +56,9 @@ pub(super) struct TriggerQueue {
     /// How far the log was taken; follows the log's end while live.
     taken_to: i64,
     intake: Intake,
-    /// Each lane's cursor at take-over: what is not after it is done.
+    /// As in [`Place`].
     floor: [i64; LANES as usize],
-    /// Events after the cursors that were attempted before the take-over.
-    attempted: HashSet<i64>,
+    dealt_with: HashSet<i64>,
     had_event_at: Option<Instant>,
     deferred_in_hand: HashSet<EventId>,
     /// There were more due events than room.
@@ -97,21 +69,19 @@ pub(super) struct TriggerQueue {
 }
 
 impl TriggerQueue {
-    /// A queue that goes on from these cursors.
-    pub(super) fn new(
-        source_id: i16,
-        endpoint: Result<Arc<Endpoint>, String>,
-        floor: [i64; LANES as usize],
-        attempted: HashSet<i64>,
-    ) -> Self {
+    /// A queue that goes on from this place.
+    pub(super) fn new(source_id: i16, endpoint: Result<Arc<Endpoint>, String>, place: Place) -> Self {
+        let Place { floor, dealt_with, held } = place;
+        let mut rows = Rows::default();
+        held.into_iter().for_each(|(_, row)| rows.hold(row));
         let taken_to = floor.iter().copied().min().unwrap_or(0);
         TriggerQueue {
             source_id,
             endpoint,
             pause: Pause::default(),
-            ready: VecDeque::new(),
-            ready_bytes: 0,
+            rows,
             allowance: *READY_BYTES_OF_ONE.start(),
+            held_allowance: *HELD_ROWS_OF_ONE.start(),
             usual_size: 0,
             limiter: Limiter::new(DEFAULT_MAX_IN_FLIGHT),
             flow: Flow::Free,
@@ -119,7 +89,7 @@ impl TriggerQueue {
             taken_to,
             intake: Intake::Behind,
             floor,
-            attempted,
+            dealt_with,
             had_event_at: None,
             deferred_in_hand: HashSet::new(),
             more_deferred: false,
@@ -137,6 +107,8 @@ impl TriggerQueue {
     pub(super) fn share_memory(&mut self, triggers: usize) {
         let share = READY_BYTES_OF_ALL / triggers.max(1);
         self.allowance = share.clamp(*READY_BYTES_OF_ONE.start(), *READY_BYTES_OF_ONE.end());
+        let share = HELD_ROWS_OF_ALL / triggers.max(1);
+        self.held_allowance = share.clamp(*HELD_ROWS_OF_ONE.start(), *HELD_ROWS_OF_ONE.end());
     }
 
     /// Takes an event that the feed brought at this time, if this trigger is that far.
@@ -158,7 +130,7 @@ impl TriggerQueue {
             }
             Intake::Reading { tail: tail @ Some(_), .. } => {
                 let kept = tail.get_or_insert_default();
-                if kept.is_full(self.allowance) {
+                if kept.is_full(self.allowance, MAX_READY) {
                     *tail = None;
                     return;
                 }
@@ -176,7 +148,7 @@ impl TriggerQueue {
 
     /// Whether it could send an event at once if it had one.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_live() && self.ready.is_empty() && self.is_open() && self.flow == Flow::Free
+        self.is_live() && self.rows.len() == 0 && self.is_open() && self.flow == Flow::Free
     }
 
     /// Whether it takes what comes, or would within a moment, but has no room just now. `head` is the log's end.
@@ -185,7 +157,7 @@ impl TriggerQueue {
         let is_short = match &self.intake {
             _ if !self.is_open() || self.flow != Flow::Free => false,
             Intake::Live => !self.has_room(),
-            Intake::Reading { tail: Some(tail), .. } => tail.is_full(self.allowance),
+            Intake::Reading { tail: Some(tail), .. } => tail.is_full(self.allowance, MAX_READY),
             Intake::Behind | Intake::Reading { tail: None, .. } => in_reach,
         };
         is_short && self.limiter.started_at().is_none_or(|at| at.elapsed() < STUCK_AFTER)
@@ -219,17 +191,17 @@ impl TriggerQueue {
             return None;
         }
         // A read for a few events costs as much as one for many: half of the room must be free.
-        if self.ready.len() > MAX_READY / 2 || self.ready_bytes > self.allowance / 2 || !self.has_room() {
+        if self.rows.len() > MAX_READY / 2 || self.rows.bytes() > self.allowance / 2 || !self.has_room() {
             return None;
         }
         self.intake = Intake::Reading { up_to: head, tail: Some(Tail::default()) };
-        let bytes = self.allowance - self.ready_bytes;
+        let bytes = self.allowance - self.rows.bytes();
         // Rows beyond the bytes would be looked at in vain, so about as many are asked for as will fit.
         let fitting = match self.flow {
             Flow::Free => bytes / (self.usual_size + EVENT_BYTES) + 1,
             Flow::Held | Flow::Probe => 1,
         };
-        let rows = fitting.min(MAX_READY - self.ready.len()) as i64;
+        let rows = fitting.min(MAX_READY - self.rows.len()) as i64;
         let bytes = bytes as i64;
         Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
     }
@@ -241,7 +213,7 @@ impl TriggerQueue {
         for logged in backlog.events {
             self.taken_to = logged.seq;
             let lane = usize::from(logged.event.lane % LANES);
-            let done = logged.seq <= self.floor[lane] || self.attempted.remove(&logged.seq);
+            let done = logged.seq <= self.floor[lane] || self.dealt_with.remove(&logged.seq);
             if !done {
                 self.take(logged);
             }
@@ -250,8 +222,8 @@ impl TriggerQueue {
             return;
         }
         self.taken_to = self.taken_to.max(up_to);
-        // What was attempted before the take-over lies behind now.
-        self.attempted = HashSet::new();
+        // What was dealt with before the take-over lies behind now.
+        self.dealt_with = HashSet::new();
         if let Some(tail) = tail {
             self.intake = Intake::Live;
             tail.events.into_iter().for_each(|logged| self.take_from_feed(logged));
@@ -267,20 +239,14 @@ impl TriggerQueue {
         self.usual_size = (self.usual_size * 7 + logged.event.size()) / 8;
         self.tracker.start(logged.event.lane, logged.seq);
         self.dirty = true;
-        self.push(Ready { logged, number: 0, deferred: false });
-    }
-
-    fn push(&mut self, ready: Ready) {
-        self.ready_bytes += ready.logged.event.size() + EVENT_BYTES;
-        self.ready.push_back(ready);
+        self.rows.push_fresh(logged);
     }
 
     fn has_room(&self) -> bool {
-        if self.flow != Flow::Free {
-            // One, for the next probe.
-            return self.ready.is_empty();
-        }
-        self.ready.len() < MAX_READY && self.ready_bytes < self.allowance && self.tracker.len() < MAX_WINDOW
+        let in_memory = self.rows.len() < MAX_READY && self.rows.bytes() < self.allowance;
+        // While the endpoint is down one event is enough, for the next probe.
+        let wanted = self.flow == Flow::Free || !self.can_go();
+        wanted && in_memory && self.tracker.len() < MAX_WINDOW && self.rows.held() < self.held_allowance
     }
 
     /// How many due deferred events may be fetched.
@@ -288,14 +254,14 @@ impl TriggerQueue {
         match self.flow {
             _ if !self.is_open() => 0,
             Flow::Free => MAX_DEFERRED_IN_HAND.saturating_sub(self.deferred_in_hand.len()),
-            Flow::Held | Flow::Probe => usize::from(self.ready.is_empty()),
+            Flow::Held | Flow::Probe => usize::from(!self.can_go()),
         }
     }
 
     /// Takes a due deferred event.
     pub(super) fn take_deferred(&mut self, deferred: Deferred) {
         if self.deferred_in_hand.insert(deferred.logged.id()) {
-            self.push(Ready { logged: deferred.logged, number: deferred.number, deferred: true });
+            self.rows.push_deferred(deferred.logged, deferred.number, deferred.holds);
         }
     }
 
@@ -322,14 +288,18 @@ impl TriggerQueue {
         self.flow == Flow::Probe
     }
 
-    /// Whether `next` would give an event.
+    /// Whether `next` may give an event.
     pub(super) fn can_send(&self) -> bool {
         let may_start = match self.flow {
             Flow::Free => self.limiter.has_place(),
             Flow::Probe => true,
             Flow::Held => false,
         };
-        may_start && !self.ready.is_empty() && self.is_open()
+        may_start && self.can_go() && self.is_open()
+    }
+
+    fn can_go(&self) -> bool {
+        self.endpoint.as_ref().is_ok_and(|endpoint| self.rows.can_go(endpoint.ordering))
     }
 
     /// The next event to send, which counts as in flight from now on.
@@ -338,8 +308,7 @@ impl TriggerQueue {
             return None;
         }
         let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
-        let ready = self.ready.pop_front()?;
-        self.ready_bytes -= ready.logged.event.size() + EVENT_BYTES;
+        let ready = self.rows.next(endpoint.ordering)?;
         self.limiter.started(Instant::now());
         Some((ready, endpoint))
     }
@@ -353,15 +322,60 @@ impl TriggerQueue {
         } else if let Ok(endpoint) = &self.endpoint {
             self.failures.note(&endpoint.name, &settled.attempt);
         }
+        // The next one need not wait until that is recorded: should it be forgotten, both come again, in their order.
+        if settled.attempt.verdict == Verdict::Delivered {
+            self.unlock(settled);
+        }
     }
 
-    /// The outcome of an event is durable.
-    pub(super) fn recorded(&mut self, settled: &Settled) {
+    fn unlock(&mut self, settled: &Settled) {
+        if let Some(row) = settled.lock {
+            self.rows.unlock(row, settled.event_id);
+        }
+    }
+
+    /// The outcome of an event is durable. `still_held`: others were released or are parked in the row it held.
+    pub(super) fn recorded(&mut self, settled: &Settled, still_held: bool) {
         self.dirty = true;
+        match settled.holds {
+            Some(row) if settled.is_waiting() => self.rows.hold(row),
+            Some(row) if settled.was_deferred && !still_held => self.rows.free(row),
+            _ => {}
+        }
+        self.unlock(settled);
         if settled.was_deferred {
             self.deferred_in_hand.remove(&settled.event_id);
         } else {
             self.tracker.finish(settled.lane, settled.seq);
+        }
+    }
+
+    /// Whether `take_parked` would give events.
+    pub(super) fn wants_to_park(&self) -> bool {
+        self.rows.wants_to_park()
+    }
+
+    /// Takes the events that are to be parked.
+    pub(super) fn take_parked(&mut self) -> Vec<Parked> {
+        self.rows.take_parked()
+    }
+
+    /// An event is durably parked.
+    pub(super) fn parked(&mut self, parked: &Parked) {
+        self.dirty = true;
+        self.tracker.finish(parked.lane, parked.seq);
+    }
+
+    /// Notes a deferred event that is not to be sent. Returns whether that is news.
+    pub(super) fn take_skipped(&mut self, event: EventId) -> bool {
+        self.deferred_in_hand.insert(event)
+    }
+
+    /// It is not deferred any more. `still_held` as in `recorded`.
+    pub(super) fn skipped(&mut self, skipped: &Skipped, still_held: bool) {
+        self.deferred_in_hand.remove(&skipped.event_id);
+        if let Some(row) = skipped.holds.filter(|_| !still_held) {
+            self.rows.free(row);
         }
     }
 

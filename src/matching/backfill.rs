@@ -36,11 +36,13 @@ impl Matcher {
         for row in rows {
             moment.position.ordinal += 1;
             let Moment { position, xid, committed_at, .. } = *moment;
+            let (lane, row_hash) = plan.watchers[place].place(Change::Insert(row));
             let printed = print_row(&mut self.scratch, &plan.columns, &plan.masks[payload], row, None);
             events.push(Event {
                 id: derive_event_id(&self.system, &self.source, position, trigger_id, committed_at),
                 trigger_id,
-                lane: plan.watchers[place].lane(Change::Insert(row)),
+                lane,
+                row_hash,
                 operation: Operation::Insert,
                 subject: Arc::clone(&plan.subject),
                 position,

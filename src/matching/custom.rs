@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Moment;
 use super::watch::Watches;
-use crate::model::{Event, EventId, Operation, Subject, derive_lane};
+use crate::model::{Event, EventId, Operation, Subject, trigger_lane};
 
 /// The types that triggers are on.
 #[derive(Debug, Default)]
@@ -46,7 +46,8 @@ impl CustomTypes {
         events.extend(triggers.iter().map(|&trigger_id| Event {
             id: id(trigger_id),
             trigger_id,
-            lane: derive_lane(trigger_id, std::iter::empty()),
+            lane: trigger_lane(trigger_id),
+            row_hash: None,
             operation: Operation::Custom,
             subject: Arc::clone(subject),
             position: moment.position,

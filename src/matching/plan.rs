@@ -12,8 +12,8 @@ use super::printer::Printer;
 use super::row::{ColumnPlan, Mask};
 use super::watch::{TableWatch, Watches};
 use crate::model::{
-    Columns, Event, Lane, Operation, OperationSpec, Position, Subject, TableName, Timestamp, derive_event_id,
-    derive_lane,
+    Columns, Event, Lane, Operation, OperationSpec, Ordering, Position, RowHash, Subject, TableName, Timestamp,
+    derive_event_id, derive_row_hash, lane_of, trigger_lane,
 };
 use crate::pgoutput::{Cell, Identity, OldRow, Relation, Tuple, TypeShape, Types};
 
@@ -73,8 +73,10 @@ pub(super) struct TablePlan {
 
 pub(super) struct Watcher {
     pub(super) trigger_id: Uuid,
-    /// The columns that choose the lane.
+    /// The columns that tell rows apart.
     key: Vec<usize>,
+    /// Whether all events fall into the trigger's lane.
+    one_lane: bool,
     insert: Option<OperationPlan>,
     update: Option<OperationPlan>,
     delete: Option<OperationPlan>,
@@ -220,11 +222,13 @@ impl Matcher {
             let old_partial = old.as_ref().is_some_and(|row| row.partial);
             let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
             let trigger_id = watcher.trigger_id;
+            let (lane, row_hash) = watcher.place(change);
             let Moment { position, xid, committed_at, .. } = *moment;
             events.push(Event {
                 id: derive_event_id(&self.system, &self.source, position, trigger_id, committed_at),
                 trigger_id,
-                lane: watcher.lane(change),
+                lane,
+                row_hash,
                 operation,
                 subject: Arc::clone(&plan.subject),
                 position,
@@ -309,7 +313,8 @@ impl Watcher {
             truncate: watch.operations.truncate,
             fire_on_unchanged: watch.fire_on_unchanged,
             trigger_on_replication: watch.trigger_on_replication,
-            key: lane_key(&watch.key_columns, identity, columns),
+            key: row_key(&watch.key_columns, identity, columns),
+            one_lane: watch.ordering == Ordering::Trigger,
         }
     }
 
@@ -340,23 +345,39 @@ impl Watcher {
         }
     }
 
-    pub(super) fn lane(&self, change: Change<'_>) -> Lane {
-        let row = match change {
-            Change::Insert(new) | Change::Update(_, new) => Some(new),
-            Change::Delete(OldRow::Key(old) | OldRow::Full(old)) => Some(old),
-            Change::Delete(OldRow::Absent) | Change::Truncate => None,
+    /// The event's lane, and the row it is of.
+    pub(super) fn place(&self, change: Change<'_>) -> (Lane, Option<RowHash>) {
+        let row = self.row(change);
+        let own_lane = row.filter(|_| !self.one_lane).map(lane_of);
+        (own_lane.unwrap_or_else(|| trigger_lane(self.trigger_id)), row)
+    }
+
+    /// An update that changes the key belongs to the row as it was called before.
+    fn row(&self, change: Change<'_>) -> Option<RowHash> {
+        let (old, new) = match change {
+            Change::Insert(new) | Change::Update(OldRow::Absent, new) => (None, Some(new)),
+            Change::Update(OldRow::Key(old) | OldRow::Full(old), new) => (Some(old), Some(new)),
+            Change::Delete(OldRow::Key(old) | OldRow::Full(old)) => (Some(old), None),
+            Change::Delete(OldRow::Absent) | Change::Truncate => return None,
         };
-        let cells = self.key.iter().map(|&index| match row.and_then(|row| row.cell(index)) {
-            Some(Cell::Text(text)) => text,
-            _ => b"".as_slice(),
-        });
-        derive_lane(self.trigger_id, cells)
+        if self.key.is_empty() {
+            return None;
+        }
+        let cells = self.key.iter().map(|&index| text(old, index).or_else(|| text(new, index)).unwrap_or_default());
+        Some(derive_row_hash(self.trigger_id, cells))
     }
 }
 
-/// The columns that choose an event's lane: the primary key's, unless the WAL holds others of an old row. An insert, an
-/// update and a delete of one row must choose the same lane.
-fn lane_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Vec<usize> {
+fn text(row: Option<Tuple<'_>>, index: usize) -> Option<&[u8]> {
+    match row?.cell(index) {
+        Some(Cell::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The columns that tell rows apart: the primary key's, unless the WAL holds others of an old row. An insert, an update
+/// and a delete of one row must give the same. None where the table has no key.
+fn row_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Vec<usize> {
     let found: Vec<usize> = primary.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect();
     let whole = found.len() == primary.len() && found.iter().all(|&index| columns[index].in_identity);
     let in_wal: Vec<usize> = (0..columns.len()).filter(|&index| columns[index].in_identity).collect();

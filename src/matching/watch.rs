@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{Operations, TableName};
+use crate::model::{Operations, Ordering, TableName};
 
 /// What to watch: the content of `walhook.trigger_version.watch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct TableWatch {
     pub table: TableName,
     /// Which operations fire, and what they send.
     pub operations: Operations,
-    /// The columns of the primary key; empty where there is none. They choose an event's lane.
+    /// The columns of the primary key; empty where there is none. They tell rows apart.
     pub key_columns: Vec<String>,
     /// Whether an UPDATE also fires when none of its `columns` changed.
     #[serde(default)]
@@ -43,6 +43,9 @@ pub struct TableWatch {
     /// Whether changes that arrived by replication from elsewhere fire.
     #[serde(default)]
     pub trigger_on_replication: bool,
+    /// In which order the events go out; where it is the trigger's, they share a lane.
+    #[serde(default, skip_serializing_if = "Ordering::is_default")]
+    pub ordering: Ordering,
 }
 
 /// A watch that capture has passed in the WAL.

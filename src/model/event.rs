@@ -15,6 +15,9 @@ pub type EventId = Uuid;
 /// One of [`LANES`] fixed shares of all events.
 pub type Lane = u8;
 
+/// Tells the rows of a trigger apart: see [`derive_row_hash`]. Two rows that share one by chance wait for each other.
+pub type RowHash = i64;
+
 /// How many lanes there are; fixed when the schema is made.
 pub const LANES: Lane = 16;
 
@@ -68,8 +71,11 @@ pub struct Event {
     pub id: EventId,
     /// The trigger that saw the change.
     pub trigger_id: Uuid,
-    /// See [`derive_lane`].
+    /// The row's, see [`lane_of`], or the trigger's, see [`trigger_lane`].
     pub lane: Lane,
+    /// The row that changed; for an update that changed the key, the row as it was called before. `None` where there is
+    /// no row or it has no key.
+    pub row_hash: Option<RowHash>,
     /// What happened.
     pub operation: Operation,
     /// To what: a table, the root of a partitioned one, or the type of a custom event.
@@ -126,9 +132,8 @@ pub fn derive_event_id(
     uuid::Builder::from_unix_timestamp_millis(committed_at.unix_millis(), &random).into_uuid()
 }
 
-/// The lane of a trigger's events of one row. `row_key` is the text of the row's key; empty where the table has none,
-/// which puts all of the trigger's events into one lane.
-pub fn derive_lane<'a>(trigger_id: Uuid, row_key: impl Iterator<Item = &'a [u8]>) -> Lane {
+/// What a trigger's events of one row have in common. `row_key` is the text of the columns of the row's key.
+pub fn derive_row_hash<'a>(trigger_id: Uuid, row_key: impl Iterator<Item = &'a [u8]>) -> RowHash {
     // FNV-1a: a few bytes once an event, and the result must be the same in every release and on every machine.
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -139,8 +144,17 @@ pub fn derive_lane<'a>(trigger_id: Uuid, row_key: impl Iterator<Item = &'a [u8]>
         add(0);
     }
     // FNV mixes short keys badly; this finish (from MurmurHash3) spreads every bit over all of them.
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    ((hash >> 32) % u64::from(LANES)) as Lane
+    (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd).cast_signed()
+}
+
+/// The lane of a row's events.
+pub fn lane_of(row: RowHash) -> Lane {
+    ((row.cast_unsigned() >> 32) % u64::from(LANES)) as Lane
+}
+
+/// The lane of the events that have no row, and of all of a trigger's events where none may overtake another.
+pub fn trigger_lane(trigger_id: Uuid) -> Lane {
+    lane_of(derive_row_hash(trigger_id, std::iter::empty()))
 }
 
 #[cfg(test)]
@@ -164,8 +178,10 @@ mod tests {
 
     #[test]
     fn a_row_keeps_its_lane_and_rows_spread_over_all_lanes() {
-        let lane = |key: u32| derive_lane(Uuid::from_u128(9), [key.to_string().as_bytes()].into_iter());
-        assert_eq!(lane(42), lane(42));
+        let row = |key: u32| derive_row_hash(Uuid::from_u128(9), [key.to_string().as_bytes()].into_iter());
+        let lane = |key| lane_of(row(key));
+        assert_eq!(row(42), row(42));
+        assert_ne!(row(42), row(43));
         let used: std::collections::BTreeSet<_> = (0..500).map(lane).collect();
         assert_eq!(used.len(), usize::from(LANES));
     }

@@ -3,6 +3,7 @@
 mod attempt;
 mod event;
 mod lane_set;
+mod ordering;
 mod position;
 mod retry_conf;
 mod subject;
@@ -11,8 +12,11 @@ mod template;
 mod trigger;
 
 pub use attempt::{Attempt, Failure, FailureKind, Outcome, Response, Verdict};
-pub use event::{Event, EventId, LANES, Lane, Operation, derive_event_id, derive_lane};
+pub use event::{
+    Event, EventId, LANES, Lane, Operation, RowHash, derive_event_id, derive_row_hash, lane_of, trigger_lane,
+};
 pub use lane_set::{LaneSet, fair_share};
+pub use ordering::{OnDead, Ordering, WHOLE_TRIGGER};
 pub use position::{Lsn, Position, Timestamp};
 pub use retry_conf::{Backoff, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, RetryConf, Statuses};
 pub use subject::{EVENT_TYPE_LIMIT, Subject};

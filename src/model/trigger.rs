@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{RetryConf, Subject};
+use super::{OnDead, Ordering, RetryConf, Subject};
 
 /// A trigger as the catalogue holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,12 @@ pub struct Definition {
     /// Whether the payload says in which transaction and where in it the change happened.
     #[serde(default)]
     pub transaction: bool,
+    /// In which order its events go out.
+    #[serde(default, skip_serializing_if = "Ordering::is_default")]
+    pub ordering: Ordering,
+    /// What becomes of the events that wait for a dead one.
+    #[serde(default, skip_serializing_if = "OnDead::is_default")]
+    pub on_dead: OnDead,
 }
 
 /// The operations a trigger watches; one that is absent is not watched.

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0014_retention", include_str!("../../sql/migrations/0014_retention.sql")),
     ("0015_replay", include_str!("../../sql/migrations/0015_replay.sql")),
     ("0016_nodes", include_str!("../../sql/migrations/0016_nodes.sql")),
+    ("0017_ordering", include_str!("../../sql/migrations/0017_ordering.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

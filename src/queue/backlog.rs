@@ -54,11 +54,11 @@ pub async fn read_backlog(
     Ok(Backlog { events, complete })
 }
 
-/// The events after a cursor that were attempted already, and so are done or deferred.
+/// The events after a cursor that are done or deferred.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn attempted_after(
+pub async fn dealt_with_after(
     client: &impl GenericClient,
     trigger_id: Uuid,
     source_id: i16,

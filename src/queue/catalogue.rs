@@ -85,8 +85,8 @@ pub async fn read_catalogue(
     Ok(rows.iter().map(read).collect())
 }
 
-/// Brings the queue's copy to these versions, and drops what waits for triggers that ended. Versions that the queue
-/// knows already, or is past, change nothing.
+/// Brings the queue's copy to these versions, drops what waits for triggers that ended, and lets dead events go that a
+/// trigger does not hold any more. Versions that the queue knows already, or is past, change nothing.
 ///
 /// # Errors
 /// What Postgres said.
@@ -107,6 +107,7 @@ pub async fn adopt(queue: &impl GenericClient, source_id: i16, versions: &[Versi
     let ended: Vec<bool> = last.values().map(|version| version.ended).collect();
     let sql = include_str!("../../sql/trigger_adopt.sql");
     queue.execute(sql, &[&source_id, &ids, &numbers, &definitions, &ended]).await?;
+    queue.execute(include_str!("../../sql/deferred_pass_on.sql"), &[&ids]).await?;
     let ended: Vec<Uuid> = last.values().filter(|version| version.ended).map(|version| version.trigger_id).collect();
     if !ended.is_empty() {
         queue.execute(include_str!("../../sql/deferred_forget.sql"), &[&ended]).await?;

@@ -5,13 +5,17 @@ use uuid::Uuid;
 
 use super::row::{LastSubject, PgTime, logged};
 use super::{Error, Logged};
-use crate::model::{EventId, Timestamp};
+use crate::model::{EventId, Lane, RowHash, Timestamp};
 
 /// A deferred event that is due.
 #[derive(Clone, Debug)]
 pub struct Deferred {
     /// Attempts already made in this round.
     pub number: u32,
+    /// Whose later events wait for it: a row's, or [`WHOLE_TRIGGER`](crate::model::WHOLE_TRIGGER)'s.
+    pub holds: Option<RowHash>,
+    /// Whether somebody gave it up: it is not to be sent.
+    pub skipped: bool,
     /// The event, read back from the log.
     pub logged: Logged,
 }
@@ -34,7 +38,8 @@ pub async fn due(
         let number: i32 = row.get(3);
         let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
         let logged = Logged { replay_id: row.get("replay_id"), ..logged };
-        Ok(Deferred { number: number as u32, logged })
+        let (holds, skipped) = (row.get("holds"), row.get("skipped"));
+        Ok(Deferred { number: number as u32, holds, skipped, logged })
     };
     rows.iter().map(&mut read).collect()
 }
@@ -50,4 +55,13 @@ pub async fn next_due(
 ) -> Result<Option<Timestamp>, Error> {
     let row = client.query_one(include_str!("../../sql/deferred_next.sql"), &[&triggers, &in_hand]).await?;
     Ok(row.get::<_, Option<PgTime>>(0).map(|time| time.0))
+}
+
+/// The rows of a trigger in which events wait, with the lane of each.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn held_rows(client: &impl GenericClient, trigger_id: Uuid) -> Result<Vec<(Lane, RowHash)>, Error> {
+    let rows = client.query(include_str!("../../sql/deferred_held.sql"), &[&trigger_id]).await?;
+    Ok(rows.iter().map(|row| (row.get::<_, i16>(1) as Lane, row.get(0))).collect())
 }

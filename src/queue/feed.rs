@@ -166,6 +166,7 @@ mod tests {
             id: Uuid::from_u128(seq as u128),
             trigger_id: Uuid::from_u128(1),
             lane: 0,
+            row_hash: None,
             operation: Operation::Insert,
             subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
             position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },

@@ -79,7 +79,7 @@ pub struct LogWriter {
     append: Statement,
 }
 
-const COLUMNS: i16 = 21;
+const COLUMNS: i16 = 22;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -187,6 +187,10 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
     rows.optional_bytes(event.subject.event_type().map(str::as_bytes));
     rows.optional_bytes(event.session_variables.as_deref());
     rows.optional_bytes(event.backfill_id.as_ref().map(|id| id.as_bytes().as_slice()));
+    match event.row_hash {
+        Some(row) => rows.i64(row),
+        None => rows.null(),
+    }
     match progress {
         Some(progress) => rows.lsn(progress),
         None => rows.null(),

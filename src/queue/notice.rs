@@ -12,7 +12,7 @@ use crate::postgres::{self, Session, Settings};
 pub enum Notice {
     /// Triggers were paused or resumed.
     Triggers,
-    /// Deferred events were added that are due.
+    /// Deferred events are due or were given up.
     Deferred,
     /// A replay was asked for.
     Replays,

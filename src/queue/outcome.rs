@@ -1,4 +1,4 @@
-//! Recording what came of attempts: the attempt log, and with it what is deferred.
+//! Recording what came of attempts: the attempt log, and with it what is deferred and what waits no more.
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -9,7 +9,7 @@ use super::copy::CopyRows;
 use super::partition::Partitions;
 use super::row::PgTime;
 use super::{Error, cursor};
-use crate::model::{Attempt, EventId, Lane, Outcome, Timestamp, Verdict};
+use crate::model::{Attempt, EventId, Lane, OnDead, Outcome, RowHash, Timestamp, Verdict};
 use crate::postgres::Session;
 
 /// An event with an attempt that ended.
@@ -29,10 +29,121 @@ pub struct Settled {
     pub committed_at: Timestamp,
     /// Whether the event came from `deferred`, where it must go when it is done.
     pub was_deferred: bool,
+    /// What no other request could be under way for meanwhile.
+    pub lock: Option<RowHash>,
+    /// Whose later events wait for this one, see [`Deferred::holds`](super::Deferred).
+    pub holds: Option<RowHash>,
+    /// What becomes of those if it is dead.
+    pub on_dead: OnDead,
     /// What happened.
     pub attempt: Attempt,
     /// Whether a failure is one of the trigger's `num_retries`. One that is part of its endpoint's outage is not.
     pub counts: bool,
+}
+
+impl Settled {
+    /// Whether the event stays in `deferred` or comes there, and why.
+    fn waits(&self) -> Option<(Option<Timestamp>, &'static str)> {
+        match self.attempt.verdict {
+            Verdict::RetryAt(due) => Some((Some(due), "retry")),
+            Verdict::Paused => Some((Some(self.attempt.started_at), "retry")),
+            Verdict::Dead if self.on_dead == OnDead::Hold && self.holds.is_some() => Some((None, "held")),
+            Verdict::Delivered | Verdict::Dead => None,
+        }
+    }
+
+    /// Whether later events go on waiting for it.
+    pub fn is_waiting(&self) -> bool {
+        self.waits().is_some()
+    }
+
+    /// The row that others may wait in, and that is free of this event now.
+    fn freed(&self) -> Option<(Uuid, RowHash)> {
+        self.holds.filter(|_| self.was_deferred && !self.is_waiting()).map(|row| (self.trigger_id, row))
+    }
+}
+
+/// An event that waits behind an earlier one of its row, out of the log's way.
+#[derive(Clone, Debug)]
+pub struct Parked {
+    /// The event.
+    pub event_id: EventId,
+    /// Its trigger.
+    pub trigger_id: Uuid,
+    /// Its source.
+    pub source_id: i16,
+    /// Its place in the log.
+    pub seq: i64,
+    /// Its lane.
+    pub lane: Lane,
+    /// The partition the event is in.
+    pub committed_at: Timestamp,
+    /// Its row.
+    pub row: RowHash,
+}
+
+/// A deferred event that somebody gave up.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// The event.
+    pub event_id: EventId,
+    /// Its trigger.
+    pub trigger_id: Uuid,
+    /// Whose later events wait for it.
+    pub holds: Option<RowHash>,
+}
+
+/// What is recorded together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Attempts that ended.
+    pub settled: Vec<Settled>,
+    /// Events to be parked.
+    pub parked: Vec<Parked>,
+    /// Events that wait no more.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Batch {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.settled.is_empty() && self.parked.is_empty() && self.skipped.is_empty()
+    }
+
+    fn freed(&self) -> Vec<(Uuid, RowHash)> {
+        let skipped = self.skipped.iter().filter_map(|skipped| skipped.holds.map(|row| (skipped.trigger_id, row)));
+        self.settled.iter().filter_map(Settled::freed).chain(skipped).collect()
+    }
+}
+
+/// A row of a deferred event, as it is written.
+struct Waiting {
+    event_id: EventId,
+    trigger_id: Uuid,
+    source_id: i16,
+    seq: i64,
+    committed_at: Timestamp,
+    lane: Lane,
+    number: i32,
+    due: Option<Timestamp>,
+    reason: &'static str,
+    row: Option<RowHash>,
+}
+
+impl Waiting {
+    fn settled(settled: &Settled) -> Option<Waiting> {
+        let Settled { event_id, trigger_id, source_id, seq, committed_at, lane, holds: row, .. } = *settled;
+        let (due, reason) = settled.waits()?;
+        let spends_a_retry = settled.counts && settled.attempt.verdict != Verdict::Paused;
+        let number = number(settled.attempt.number) + i32::from(spends_a_retry);
+        Some(Waiting { event_id, trigger_id, source_id, seq, committed_at, lane, number, due, reason, row })
+    }
+
+    fn parked(parked: &Parked) -> Waiting {
+        let Parked { event_id, trigger_id, source_id, seq, lane, committed_at, row } = *parked;
+        let (number, due, reason, row) = (0, None, "parked", Some(row));
+        Waiting { event_id, trigger_id, source_id, seq, committed_at, lane, number, due, reason, row }
+    }
 }
 
 /// Writes outcomes through the session that owns the lanes, so an owner that lost them cannot write.
@@ -61,44 +172,58 @@ impl OutcomeWriter {
         self.session.closed().await;
     }
 
-    /// Records a batch, whole or not at all.
+    /// Records a batch, whole or not at all. Gives the rows in which others still wait, of those that a deferred event
+    /// of the batch made free.
     ///
     /// # Errors
     /// After an error on the connection the batch may have been recorded all the same; see
     /// [`OutcomeWriter::is_recorded`].
-    pub async fn record(&mut self, batch: &[Settled]) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let days = batch.iter().map(|settled| settled.attempt.started_at.unix_day());
+    pub async fn record(&mut self, batch: &Batch) -> Result<Vec<(Uuid, RowHash)>, Error> {
+        let days = batch.settled.iter().map(|settled| settled.attempt.started_at.unix_day());
         self.partitions.ensure(&*self.session, days).await?;
-        let done: Vec<EventId> = batch
-            .iter()
-            .filter(|settled| settled.was_deferred && !waits(settled))
-            .map(|settled| settled.event_id)
-            .collect();
-        let waiting: Vec<&Settled> = batch.iter().filter(|settled| waits(settled)).collect();
+        let parked = batch.parked.iter().map(Waiting::parked);
+        let waiting: Vec<Waiting> = batch.settled.iter().filter_map(Waiting::settled).chain(parked).collect();
+        let done = batch.settled.iter().filter(|settled| settled.was_deferred && !settled.is_waiting());
+        let skipped = batch.skipped.iter().map(|skipped| skipped.event_id);
+        let gone: Vec<EventId> = done.map(|settled| settled.event_id).chain(skipped).collect();
         // When all were delivered at the first attempt, the COPY is a transaction of its own.
-        if done.is_empty() && waiting.is_empty() {
-            return self.copy(batch).await;
+        if gone.is_empty() && waiting.is_empty() {
+            self.copy(&batch.settled).await?;
+            return Ok(Vec::new());
         }
         self.session.batch_execute("begin").await?;
-        self.copy(batch).await?;
+        self.copy(&batch.settled).await?;
         self.defer(&waiting).await?;
-        self.pause_gone(&waiting).await?;
-        if !done.is_empty() {
-            self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&done]).await?;
+        self.pause_gone(&batch.settled).await?;
+        if !gone.is_empty() {
+            self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&gone]).await?;
         }
+        let still_waiting = self.release(batch).await?;
         self.session.batch_execute("commit").await?;
-        Ok(())
+        Ok(still_waiting)
     }
 
-    /// Whether a batch whose recording ended in an error is in the log all the same: then its last attempt is.
+    /// Makes the next event due of each row that the batch made free. Done again it changes nothing, and gives what
+    /// [`record`](OutcomeWriter::record) gave.
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn is_recorded(&self, batch: &[Settled]) -> Result<bool, Error> {
-        let Some(last) = batch.last() else { return Ok(true) };
+    pub async fn release(&self, batch: &Batch) -> Result<Vec<(Uuid, RowHash)>, Error> {
+        let (triggers, rows): (Vec<Uuid>, Vec<RowHash>) = batch.freed().into_iter().unzip();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.session.query(include_str!("../../sql/deferred_release.sql"), &[&triggers, &rows]).await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Whether a batch whose recording ended in an error is in the log all the same: then its last attempt is. What has
+    /// no attempt can be recorded twice.
+    ///
+    /// # Errors
+    /// What Postgres said.
+    pub async fn is_recorded(&self, batch: &Batch) -> Result<bool, Error> {
+        let Some(last) = batch.settled.last() else { return Ok(false) };
         let sql = include_str!("../../sql/attempt_exists.sql");
         let started_at = PgTime(last.attempt.started_at);
         let row = self.session.query_one(sql, &[&last.trigger_id, &last.source_id, &last.seq, &started_at]).await?;
@@ -114,6 +239,9 @@ impl OutcomeWriter {
     }
 
     async fn copy(&self, batch: &[Settled]) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let mut rows = CopyRows::new();
         batch.iter().for_each(|settled| write_row(&mut rows, settled));
         let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
@@ -123,38 +251,35 @@ impl OutcomeWriter {
         Ok(())
     }
 
-    async fn defer(&self, waiting: &[&Settled]) -> Result<(), Error> {
+    async fn defer(&self, waiting: &[Waiting]) -> Result<(), Error> {
         if waiting.is_empty() {
             return Ok(());
         }
-        fn column<T>(waiting: &[&Settled], of: impl Fn(&Settled) -> T) -> Vec<T> {
-            waiting.iter().map(|settled| of(settled)).collect()
+        fn column<T>(waiting: &[Waiting], of: impl Fn(&Waiting) -> T) -> Vec<T> {
+            waiting.iter().map(of).collect()
         }
-        let due = |settled: &Settled| match settled.attempt.verdict {
-            Verdict::RetryAt(due) => PgTime(due),
-            Verdict::Delivered | Verdict::Dead | Verdict::Paused => PgTime(settled.attempt.started_at),
-        };
-        let made = |settled: &Settled| number(settled.attempt.number) + i32::from(spends_a_retry(settled));
         self.session
             .execute(
                 include_str!("../../sql/deferred_write.sql"),
                 &[
-                    &column(waiting, |settled| settled.event_id),
-                    &column(waiting, |settled| settled.trigger_id),
-                    &column(waiting, |settled| settled.source_id),
-                    &column(waiting, |settled| settled.seq),
-                    &column(waiting, |settled| PgTime(settled.committed_at)),
-                    &column(waiting, |settled| i16::from(settled.lane)),
-                    &column(waiting, made),
-                    &column(waiting, due),
+                    &column(waiting, |event| event.event_id),
+                    &column(waiting, |event| event.trigger_id),
+                    &column(waiting, |event| event.source_id),
+                    &column(waiting, |event| event.seq),
+                    &column(waiting, |event| PgTime(event.committed_at)),
+                    &column(waiting, |event| i16::from(event.lane)),
+                    &column(waiting, |event| event.number),
+                    &column(waiting, |event| event.due.map(PgTime)),
+                    &column(waiting, |event| event.reason),
+                    &column(waiting, |event| event.row),
                 ],
             )
             .await?;
         Ok(())
     }
 
-    async fn pause_gone(&self, waiting: &[&Settled]) -> Result<(), Error> {
-        let gone = waiting.iter().filter(|settled| settled.attempt.verdict == Verdict::Paused);
+    async fn pause_gone(&self, settled: &[Settled]) -> Result<(), Error> {
+        let gone = settled.iter().filter(|settled| settled.attempt.verdict == Verdict::Paused);
         let mut triggers: Vec<Uuid> = gone.map(|settled| settled.trigger_id).collect();
         triggers.sort_unstable();
         triggers.dedup();
@@ -163,15 +288,6 @@ impl OutcomeWriter {
         }
         Ok(())
     }
-}
-
-/// Whether the event is tried again.
-fn waits(settled: &Settled) -> bool {
-    matches!(settled.attempt.verdict, Verdict::RetryAt(_) | Verdict::Paused)
-}
-
-fn spends_a_retry(settled: &Settled) -> bool {
-    settled.counts && settled.attempt.verdict != Verdict::Paused
 }
 
 fn number(number: u32) -> i32 {

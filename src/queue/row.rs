@@ -84,7 +84,7 @@ impl LastSubject {
 
 /// Reads an event from the columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on: id, lane,
 /// operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row,
-/// undecided, event type, context, backfill.
+/// undecided, event type, context, backfill, row hash.
 pub(super) fn logged(
     row: &Row,
     (source_id, seq): (i16, i64),
@@ -109,6 +109,7 @@ pub(super) fn logged(
         id: row.get(first),
         trigger_id,
         lane: lane as u8,
+        row_hash: row.get(first + 17),
         operation,
         subject,
         position: Position { commit_lsn: lsn(row.get(first + 5)), ordinal: ordinal as u64 },

@@ -90,6 +90,7 @@ impl Catalogue {
             key_columns: table.key_columns,
             fire_on_unchanged: definition.fire_on_unchanged,
             trigger_on_replication: definition.trigger_on_replication,
+            ordering: definition.ordering,
         };
         Ok(Watch::Table(watch))
     }

@@ -43,6 +43,9 @@ pub enum Error {
     /// A request for the event is under way.
     #[error("event is already being processed")]
     EventBusy,
+    /// Nothing is to be skipped.
+    #[error("event is neither held nor does it wait for a retry, so there is nothing to skip")]
+    EventNotHeld,
     /// The rows of the trigger's table cannot be sent.
     #[error("event trigger \"{trigger}\" cannot be backfilled: {reason}")]
     NoBackfill {

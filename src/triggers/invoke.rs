@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Catalogue, Error, stored};
-use crate::model::{EventId, Timestamp, derive_lane};
+use crate::model::{EventId, Timestamp, trigger_lane};
 use crate::queue;
 
 impl Catalogue {
@@ -27,7 +27,7 @@ impl Catalogue {
             return Err(Error::ManualDisabled);
         }
         let id = new_event_id(now);
-        let lane = i16::from(derive_lane(trigger.id, std::iter::empty()));
+        let lane = i16::from(trigger_lane(trigger.id));
         let subject = &trigger.definition.subject;
         let schema = subject.table().map(|table| table.schema.as_str());
         let name = subject.table().map(|table| table.name.as_str());

@@ -1,6 +1,8 @@
-//! Starting attempts anew: an event's, or those of a trigger's dead events.
+//! Starting attempts anew: an event's, or those of a trigger's dead events; or giving an event up.
 
 use std::time::SystemTime;
+
+use tokio_postgres::{GenericClient, Row};
 
 use super::invoke::to_system_time;
 use super::{Catalogue, Error, stored};
@@ -47,35 +49,59 @@ impl Catalogue {
     /// # Errors
     /// [`Error::EventNotFound`], [`Error::EventBusy`] and [`Error::Database`].
     pub async fn redeliver(&self, event_id: &str) -> Result<(), Error> {
-        let id: EventId = event_id.parse().map_err(|_| Error::EventNotFound)?;
-        let millis = millis_of(id).ok_or(Error::EventNotFound)?;
-        let from = to_system_time(Timestamp(millis * 1000));
-        let to = to_system_time(Timestamp((millis + 1) * 1000));
-
         let client = self.queue.get().await?;
-        let source_id = self.queue_id(&**client).await?;
-        let find = include_str!("../../sql/event_find.sql");
-        let event = client.query_opt(find, &[&id, &from, &to, &source_id]).await?.ok_or(Error::EventNotFound)?;
-        if let Some(delivery) = &self.delivery
-            && delivery.is_in_flight(id).await
-        {
-            return Err(Error::EventBusy);
-        }
+        let event = self.find_event(&**client, event_id).await?;
         let (deleted, deferred, attempted): (bool, bool, bool) =
             (event.get("deleted"), event.get("deferred"), event.get("attempted"));
         if deleted || !(deferred || attempted) {
             return Ok(());
         }
         let committed_at: SystemTime = event.get("committed_at");
-        let (trigger_id, source_id): (uuid::Uuid, i16) = (event.get("trigger_id"), event.get("source_id"));
-        let (seq, lane): (i64, i16) = (event.get("seq"), event.get("lane"));
+        let (id, trigger_id): (EventId, uuid::Uuid) = (event.get("id"), event.get("trigger_id"));
+        let (source_id, seq, lane): (i16, i64, i16) = (event.get("source_id"), event.get("seq"), event.get("lane"));
         let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
             &[&id, &trigger_id, &source_id, &seq, &committed_at, &lane];
         client.execute(include_str!("../../sql/event_redeliver.sql"), values).await?;
+        self.look_at_deferred().await;
+        Ok(())
+    }
+
+    /// Gives up an event that is held or waits for a retry, so that those behind it go on. It is dead then, and can be
+    /// redelivered.
+    ///
+    /// # Errors
+    /// [`Error::EventNotFound`], [`Error::EventBusy`], [`Error::EventNotHeld`] and [`Error::Database`].
+    pub async fn skip(&self, event_id: &str) -> Result<(), Error> {
+        let client = self.queue.get().await?;
+        let event = self.find_event(&**client, event_id).await?;
+        let id: EventId = event.get("id");
+        let skipped: bool = client.query_one(include_str!("../../sql/event_skip.sql"), &[&id]).await?.get(0);
+        if !skipped {
+            return Err(Error::EventNotHeld);
+        }
+        self.look_at_deferred().await;
+        Ok(())
+    }
+
+    /// An event of this source that is not under way.
+    async fn find_event(&self, client: &impl GenericClient, event_id: &str) -> Result<Row, Error> {
+        let id: EventId = event_id.parse().map_err(|_| Error::EventNotFound)?;
+        let millis = millis_of(id).ok_or(Error::EventNotFound)?;
+        let from = to_system_time(Timestamp(millis * 1000));
+        let to = to_system_time(Timestamp((millis + 1) * 1000));
+        let source_id = self.queue_id(client).await?;
+        let find = include_str!("../../sql/event_find.sql");
+        let event = client.query_opt(find, &[&id, &from, &to, &source_id]).await?.ok_or(Error::EventNotFound)?;
+        match &self.delivery {
+            Some(delivery) if delivery.is_in_flight(id).await => Err(Error::EventBusy),
+            _ => Ok(event),
+        }
+    }
+
+    async fn look_at_deferred(&self) {
         if let Some(delivery) = &self.delivery {
             delivery.deferred_added().await;
         }
-        Ok(())
     }
 }
 

@@ -40,7 +40,9 @@ fn check_url(text: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Header, HeaderValue as Value, Operations, RetryConf, Subject, TableName, Webhook};
+    use crate::model::{
+        Header, HeaderValue as Value, OnDead, Operations, Ordering, RetryConf, Subject, TableName, Webhook,
+    };
 
     fn definition(url: &str, headers: Vec<Header>) -> Definition {
         Definition {
@@ -55,6 +57,8 @@ mod tests {
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,
+            ordering: Ordering::default(),
+            on_dead: OnDead::default(),
         }
     }
 

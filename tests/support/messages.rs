@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 use walhook::matching::{Change, Matcher, Moment, TableWatch, Watch, Watches};
-use walhook::model::{Columns, Event, Lsn, OperationSpec, Operations, Position, TableName, Timestamp};
+use walhook::model::{Columns, Event, Lsn, OperationSpec, Operations, Ordering, Position, TableName, Timestamp};
 use walhook::pgoutput::{Column, Identity, Message, Relation, Types, decode};
 
 pub const TABLE: u32 = 20_000;
@@ -89,6 +89,7 @@ pub fn table_watch(operations: Operations) -> TableWatch {
         key_columns: vec!["id".to_owned()],
         fire_on_unchanged: false,
         trigger_on_replication: false,
+        ordering: Ordering::default(),
     }
 }
 

@@ -173,10 +173,13 @@ impl Script {
     }
 }
 
+type Judge = Box<dyn FnMut(&Request) -> Answer + Send>;
+
 #[derive(Default)]
 struct State {
     requests: Vec<Request>,
     scripts: HashMap<String, (Script, usize)>,
+    judges: HashMap<String, Judge>,
 }
 
 /// Listens until it is dropped; then every connection breaks.
@@ -216,6 +219,11 @@ impl Receiver {
     /// Says what a path answers from now on; without a script it answers 204.
     pub fn on(&self, path: &str, script: Script) {
         self.state.lock().expect("the state").scripts.insert(path.into(), (script, 0));
+    }
+
+    /// Lets a function say what each request of a path gets; it sees them one by one, in order of arrival.
+    pub fn judge(&self, path: &str, judge: impl FnMut(&Request) -> Answer + Send + 'static) {
+        self.state.lock().expect("the state").judges.insert(path.into(), Box::new(judge));
     }
 
     /// What came in so far on a path, in order of arrival.
@@ -283,11 +291,15 @@ impl Inbox {
         let count;
         {
             let mut state = self.state.lock().expect("the state");
-            let (script, used) = state.scripts.entry(request.path.clone()).or_default();
-            answer = script.answer(*used);
-            *used += 1;
-            request.answered = answer.status_code();
             request.number = state.requests.len();
+            answer = if let Some(judge) = state.judges.get_mut(&request.path) {
+                judge(&request)
+            } else {
+                let (script, used) = state.scripts.entry(request.path.clone()).or_default();
+                *used += 1;
+                script.answer(*used - 1)
+            };
+            request.answered = answer.status_code();
             state.requests.push(request);
             count = state.requests.len();
         }

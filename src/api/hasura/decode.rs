@@ -3,8 +3,8 @@
 use super::node::{DecodeError, Node, Object};
 use super::retry_conf;
 use crate::model::{
-    Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OperationSpec, Operations, Place, Subject, TableName,
-    Webhook, check_template, check_variable,
+    Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OnDead, OperationSpec, Operations, Ordering, Place,
+    Subject, TableName, Webhook, check_template, check_variable,
 };
 use crate::triggers::{DeadFilter, ReplayFrom, ReplayRequest};
 
@@ -38,6 +38,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
     let trigger_on_replication = boolean(&object, "trigger_on_replication")?;
     let fire_on_unchanged = boolean(&object, "fire_on_unchanged")?;
     let transaction = boolean(&object, "transaction")?;
+    let (ordering, on_dead) = order(&object)?;
 
     check_name(&object, &name)?;
     check_operations(&object, &subject, &operations, enable_manual)?;
@@ -64,6 +65,8 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         fire_on_unchanged,
         trigger_on_replication,
         transaction,
+        ordering,
+        on_dead,
     };
     Ok((definition, replace))
 }
@@ -82,9 +85,10 @@ pub(super) fn invoke<'a>(args: &Node<'a>) -> Result<(String, String, Node<'a>), 
     Ok((name, source, object.required("payload")?))
 }
 
-/// `redeliver_event`: event id and source. Any text may be asked for; one that is no UUID is not found.
-pub(super) fn redeliver(args: &Node<'_>) -> Result<(String, String), DecodeError> {
-    let object = args.object("RedeliverEventQuery")?;
+/// `redeliver_event` and `skip_event`: event id and source. Any text may be asked for; one that is no UUID is not
+/// found.
+pub(super) fn event(args: &Node<'_>, parsing: &str) -> Result<(String, String), DecodeError> {
+    let object = args.object(parsing)?;
     Ok((object.required("event_id")?.text()?.to_owned(), source(&object)?))
 }
 
@@ -194,6 +198,26 @@ fn operation(object: &Object<'_>, key: &str) -> Result<Option<OperationSpec>, De
 /// walhook's own beside Hasura's three: an object without keys, because no row is sent.
 fn truncate(object: &Object<'_>) -> Result<bool, DecodeError> {
     Ok(object.optional("truncate").map(|node| node.object("TruncateSpec")).transpose()?.is_some())
+}
+
+/// walhook's own: which events wait for earlier ones, also for dead ones.
+fn order(object: &Object<'_>) -> Result<(Ordering, OnDead), DecodeError> {
+    let ordering = object.optional("ordering").map(|node| match node.text()? {
+        "row" => Ok(Ordering::Row),
+        "none" => Ok(Ordering::None),
+        "trigger" => Ok(Ordering::Trigger),
+        _ => Err(node.error("expecting row, none or trigger")),
+    });
+    let ordering = ordering.transpose()?.unwrap_or_default();
+    let on_dead = object.optional("on_dead").map(|node| match node.text()? {
+        "continue" => Ok(OnDead::Continue),
+        "hold" if ordering == Ordering::None => {
+            Err(node.error("hold needs an order to keep: leave out \"ordering\": \"none\", or on_dead"))
+        }
+        "hold" => Ok(OnDead::Hold),
+        _ => Err(node.error("expecting continue or hold")),
+    });
+    Ok((ordering, on_dead.transpose()?.unwrap_or_default()))
 }
 
 fn columns(node: &Node<'_>) -> Result<Columns, DecodeError> {

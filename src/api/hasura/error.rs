@@ -86,7 +86,9 @@ impl ApiError {
             | Error::UnknownBackfill(_)
             | Error::UnknownReplay(_) => "not-exists",
             Error::Duplicate(_) => "already-exists",
-            Error::OtherTable | Error::ManualDisabled | Error::NoBackfill { .. } => "not-supported",
+            Error::OtherTable | Error::ManualDisabled | Error::NoBackfill { .. } | Error::EventNotHeld => {
+                "not-supported"
+            }
             Error::Condition(_) | Error::Range(_) => "validation-failed",
             Error::EventBusy | Error::Locked { .. } => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",

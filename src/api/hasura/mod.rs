@@ -137,6 +137,10 @@ async fn execute(state: &ApiState, command: Command) -> Result<serde_json::Value
             let count = state.catalogue(&source)?.redeliver_dead(&name, &filter, dry_run).await?;
             Ok(json!({ "count": count }))
         }
+        Command::Skip { event_id, source } => {
+            state.catalogue(&source)?.skip(&event_id).await?;
+            Ok(success)
+        }
         Command::Redeliver { event_id, source } => {
             state.catalogue(&source)?.redeliver(&event_id).await?;
             Ok(success)

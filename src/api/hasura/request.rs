@@ -29,6 +29,7 @@ pub(super) enum Command {
     Invoke { name: String, source: String, payload: Box<RawValue> },
     Redeliver { event_id: String, source: String },
     RedeliverDead { name: String, filter: DeadFilter, dry_run: bool, source: String },
+    Skip { event_id: String, source: String },
     Backfill { name: String, condition: Option<String>, source: String },
     Backfills { name: Option<String>, source: String },
     CancelBackfill { id: String, source: String },
@@ -38,12 +39,13 @@ pub(super) enum Command {
 }
 
 /// The names of commands, without prefix.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "create_event_trigger",
     "delete_event_trigger",
     "invoke_event_trigger",
     "redeliver_event",
     "redeliver_events",
+    "skip_event",
     "backfill_event_trigger",
     "get_backfills",
     "cancel_backfill",
@@ -172,8 +174,12 @@ fn arguments(command: &str, args: &Value, body: &str) -> Result<Command, DecodeE
             let (id, source) = decode::cancelled(&node, "CancelReplayQuery", "replay_id")?;
             Ok(Command::CancelReplay { id, source })
         }
+        "skip_event" => {
+            let (event_id, source) = decode::event(&node, "SkipEventQuery")?;
+            Ok(Command::Skip { event_id, source })
+        }
         _ => {
-            let (event_id, source) = decode::redeliver(&node)?;
+            let (event_id, source) = decode::event(&node, "RedeliverEventQuery")?;
             Ok(Command::Redeliver { event_id, source })
         }
     }

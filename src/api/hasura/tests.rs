@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Columns, Definition, HeaderValue as ConfiguredValue, Subject, TableName, Webhook};
+use crate::model::{
+    Columns, Definition, HeaderValue as ConfiguredValue, OnDead, Ordering, Subject, TableName, Webhook,
+};
 
 const WRAPPER: &str = "Error when parsing command create_event_trigger.\nSee our documentation at \
      https://hasura.io/docs/latest/graphql/core/api-reference/metadata-api/index.html#metadata-apis.\n\
@@ -145,9 +147,15 @@ fn what_walhook_adds_to_hasuras_definition_decodes() {
     let plain = create(args(json!({}))).0;
     assert!(!plain.operations.truncate && !plain.fire_on_unchanged && !plain.transaction);
     assert!(!plain.trigger_on_replication, "Hasura's default for Postgres");
+    assert_eq!((plain.ordering, plain.on_dead), (Ordering::Row, OnDead::Continue));
     let all = create(args(json!({ "insert": null, "truncate": {}, "fire_on_unchanged": true, "transaction": true,
-        "trigger_on_replication": true })))
+        "trigger_on_replication": true, "ordering": "trigger", "on_dead": "hold" })))
     .0;
+    assert_eq!((all.ordering, all.on_dead), (Ordering::Trigger, OnDead::Hold));
+    let stored = serde_json::to_value(&all).expect("JSON");
+    assert_eq!(serde_json::from_value::<Definition>(stored).expect("a definition"), all);
+    let loose = create(args(json!({ "ordering": "none", "on_dead": "continue" }))).0;
+    assert_eq!((loose.ordering, loose.on_dead), (Ordering::None, OnDead::Continue));
     assert!(all.operations.truncate && all.fire_on_unchanged && all.transaction && all.trigger_on_replication);
     let none = create(args(json!({ "truncate": null, "fire_on_unchanged": null, "transaction": false }))).0;
     assert_eq!(none, plain);
@@ -216,6 +224,14 @@ fn errors_in_own_keys() -> Vec<(Value, &'static str, &'static str)> {
             json!({ "transaction": {} }),
             "$.transaction",
             "parsing Bool failed, expected Boolean, but encountered Object",
+        ),
+        (json!({ "ordering": "table" }), "$.ordering", "expecting row, none or trigger"),
+        (json!({ "ordering": 1 }), "$.ordering", "parsing Text failed, expected String, but encountered Number"),
+        (json!({ "on_dead": "stop" }), "$.on_dead", "expecting continue or hold"),
+        (
+            json!({ "ordering": "none", "on_dead": "hold" }),
+            "$.on_dead",
+            "hold needs an order to keep: leave out \"ordering\": \"none\", or on_dead",
         ),
     ]
 }
@@ -390,7 +406,7 @@ fn missing_arguments_and_wrong_frames() {
     let object = |found: &str| format!("parsing Object failed, expected Object, but encountered {found}");
     let expected_tag = "parsing RQLQuery failed, expected tag field \"type\" to be one of [\"create_event_trigger\", \
          \"delete_event_trigger\", \"invoke_event_trigger\", \"redeliver_event\", \"redeliver_events\", \
-         \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\", \"pause_event_trigger\", \
+         \"skip_event\", \"backfill_event_trigger\", \"get_backfills\", \"cancel_backfill\", \"pause_event_trigger\", \
          \"resume_event_trigger\", \"replay_event_trigger\", \"get_replays\", \
          \"cancel_replay\"], but found tag \"random\"";
     let cases: Vec<(Value, Endpoint, &str, String)> = vec![

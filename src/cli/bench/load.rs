@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::delivery::{self, Endpoint};
 use crate::model::{
-    Definition, Environment, Event, Lsn, Operation, Operations, Position, RetryConf, Subject, TableName, Timestamp,
-    Trigger, Webhook,
+    Definition, Environment, Event, Lsn, OnDead, Operation, Operations, Ordering, Position, RetryConf, Subject,
+    TableName, Timestamp, Trigger, Webhook,
 };
 use crate::postgres::Session;
 
@@ -90,6 +90,7 @@ impl Shape {
             id: Uuid::new_v4(),
             trigger_id: Uuid::from_u128(1),
             lane: 0,
+            row_hash: None,
             operation: Operation::Insert,
             subject: Arc::new(Subject::Table(TableName::new(SCHEMA, TABLE))),
             position: Position { commit_lsn: Lsn(number), ordinal: 1 },
@@ -131,6 +132,8 @@ pub(super) fn endpoint(url: String) -> anyhow::Result<Endpoint> {
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,
+            ordering: Ordering::default(),
+            on_dead: OnDead::default(),
         },
     };
     Endpoint::resolve(&trigger, &Environment::process()).map_err(anyhow::Error::msg)

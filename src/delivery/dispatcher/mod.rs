@@ -26,7 +26,7 @@ use super::{Client, Command, Parts};
 use crate::model::{EventId, Timestamp};
 use crate::node::Member;
 use crate::postgres::Pool;
-use crate::queue::{FeedItem, FeedReceiver, Settled};
+use crate::queue::{Batch, FeedItem, FeedReceiver};
 
 /// Requests under way at a time, of all triggers together.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -85,8 +85,10 @@ pub(super) struct Dispatcher {
     requests: usize,
     ended: mpsc::UnboundedReceiver<Ended>,
     ended_sender: mpsc::UnboundedSender<Ended>,
-    /// Ended, and to be recorded.
-    unrecorded: Vec<Settled>,
+    /// To be recorded.
+    unrecorded: Batch,
+    /// Whether a trigger may have events to be parked.
+    look_for_parked: bool,
     /// Not before this, unless there is much to record.
     record_at: Instant,
     fetches: JoinSet<Fetched>,
@@ -143,7 +145,8 @@ impl Dispatcher {
             requests: 0,
             ended,
             ended_sender,
-            unrecorded: Vec::new(),
+            unrecorded: Batch::default(),
+            look_for_parked: false,
             record_at: Instant::now(),
             fetches: JoinSet::new(),
             reading: 0,

@@ -13,8 +13,8 @@ use crate::delivery::fetch::{Fetched, Loaded};
 use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
 use crate::delivery::{Command, Endpoint};
-use crate::model::{Timestamp, Verdict};
-use crate::queue::{Deferred, LiveTrigger, Settled};
+use crate::model::{RowHash, Timestamp, Verdict};
+use crate::queue::{Batch, Deferred, LiveTrigger, Settled, Skipped};
 
 impl Dispatcher {
     pub(super) fn on_report(&mut self, report: Report) {
@@ -30,29 +30,57 @@ impl Dispatcher {
                 self.start_heads();
             }
             Report::Lost => self.owner = false,
-            Report::Recorded(batch) => {
+            Report::Recorded { batch, still_held } => {
                 self.recording = false;
-                batch.iter().for_each(|settled| self.on_recorded(settled));
+                self.on_recorded(&batch, &still_held.into_iter().collect());
             }
             Report::CursorsWritten => self.recording = false,
         }
     }
 
-    pub(super) fn on_recorded(&mut self, settled: &Settled) {
+    fn on_recorded(&mut self, batch: &Batch, still_held: &HashSet<(Uuid, RowHash)>) {
+        if !still_held.is_empty() || !batch.skipped.is_empty() {
+            // The next events were released, or had no room beside those that were skipped.
+            self.next_due = Some(Timestamp::now());
+        }
+        let is_held = |trigger_id, row: Option<RowHash>| row.is_some_and(|row| still_held.contains(&(trigger_id, row)));
+        for settled in &batch.settled {
+            self.on_settled(settled, is_held(settled.trigger_id, settled.holds));
+        }
+        for parked in &batch.parked {
+            let Some(queue) = self.triggers.get_mut(&parked.trigger_id) else { continue };
+            queue.parked(parked);
+            self.look_for_reads |= !queue.is_live();
+        }
+        for skipped in &batch.skipped {
+            let Some(queue) = self.triggers.get_mut(&skipped.trigger_id) else { continue };
+            queue.skipped(skipped, is_held(skipped.trigger_id, skipped.holds));
+            self.look_for_reads |= !queue.is_live();
+            if queue.can_send() {
+                self.give_turn(skipped.trigger_id);
+            }
+        }
+    }
+
+    fn on_settled(&mut self, settled: &Settled, still_held: bool) {
         self.busy.remove(&settled.event_id);
         if let Verdict::RetryAt(due) = settled.attempt.verdict {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
         let Some(queue) = self.triggers.get_mut(&settled.trigger_id) else { return };
-        queue.recorded(settled);
+        queue.recorded(settled, still_held);
         let paused = settled.attempt.verdict == Verdict::Paused;
         self.look_for_reads |= !queue.is_live();
+        self.look_for_parked |= queue.wants_to_park();
+        let can_send = queue.can_send();
         if queue.more_deferred && queue.deferred_room() > 0 {
             self.next_due = Some(Timestamp::now());
         }
         if paused {
             queue.pause.is_recorded();
             self.start_load();
+        } else if can_send {
+            self.give_turn(settled.trigger_id);
         }
     }
 
@@ -67,7 +95,7 @@ impl Dispatcher {
                 self.give_turn(settled.trigger_id);
             }
         }
-        self.unrecorded.push(settled);
+        self.unrecorded.settled.push(settled);
     }
 
     pub(super) fn on_command(&mut self, command: Command) {
@@ -136,6 +164,13 @@ impl Dispatcher {
         for deferred in events {
             let id = deferred.logged.event.trigger_id;
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
+            if deferred.skipped {
+                let (event_id, holds) = (deferred.logged.id(), deferred.holds);
+                if queue.take_skipped(event_id) {
+                    self.unrecorded.skipped.push(Skipped { event_id, trigger_id: id, holds });
+                }
+                continue;
+            }
             queue.take_deferred(deferred);
             queue.more_deferred = queue.deferred_room() == 0;
             if queue.can_send() {
@@ -153,12 +188,12 @@ impl Dispatcher {
             let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
             match (self.triggers.get_mut(&trigger.id), place) {
                 (Some(queue), _) => queue.endpoint = endpoint,
-                (None, Some((floor, attempted))) => {
+                (None, Some(place)) => {
                     if let Err(reason) = &endpoint {
                         let name = &trigger.definition.name;
                         warn!(trigger = name, "its events wait: {reason}; set it and start walhook again");
                     }
-                    self.triggers.insert(trigger.id, TriggerQueue::new(source_id, endpoint, floor, attempted));
+                    self.triggers.insert(trigger.id, TriggerQueue::new(source_id, endpoint, place));
                 }
                 // Dropped between the question and the answer: the next load asks for its place.
                 (None, None) => self.load_again = true,

@@ -8,7 +8,7 @@ use crate::delivery::attempt::attempt;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
 use crate::delivery::trigger_queue::TriggerQueue;
-use crate::queue::CursorMove;
+use crate::queue::{Batch, CursorMove};
 
 impl Dispatcher {
     pub(super) fn start_attempts(&mut self) {
@@ -35,6 +35,9 @@ impl Dispatcher {
                     break;
                 }
             }
+            self.look_for_parked |= queue.wants_to_park();
+            // What there was for a probe may wait behind others.
+            self.look_for_reads |= probe.is_none() && queue.is_probing();
             let has_more = queue.can_send();
             if let Some((url, event_id)) = probe {
                 self.on_probe(&url, event_id);
@@ -68,17 +71,25 @@ impl Dispatcher {
 
     /// Whether outcomes are held back only because the last recording was a moment ago.
     pub(super) fn waits_to_record(&self) -> bool {
-        let few = (1..MUCH_TO_RECORD).contains(&self.unrecorded.len());
-        !self.recording && few && Instant::now() < self.record_at
+        let few = self.unrecorded.settled.len() < MUCH_TO_RECORD;
+        !self.recording && few && self.has_to_record() && Instant::now() < self.record_at
+    }
+
+    fn has_to_record(&self) -> bool {
+        self.look_for_parked || !self.unrecorded.is_empty()
     }
 
     pub(super) fn start_recording(&mut self) {
         if self.recording || self.waits_to_record() {
             return;
         }
-        let work = if !self.unrecorded.is_empty() {
+        let work = if self.has_to_record() {
             self.record_at = Instant::now() + BETWEEN_RECORDINGS;
-            Work::Outcomes(std::mem::take(&mut self.unrecorded))
+            let batch = self.take_batch();
+            if batch.is_empty() {
+                return;
+            }
+            Work::Outcomes(batch)
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();
             if moves.is_empty() {
@@ -89,6 +100,14 @@ impl Dispatcher {
             return;
         };
         self.recording = self.work.try_send(work).is_ok();
+    }
+
+    fn take_batch(&mut self) -> Batch {
+        let mut batch = std::mem::take(&mut self.unrecorded);
+        if std::mem::take(&mut self.look_for_parked) {
+            batch.parked = self.triggers.values_mut().flat_map(TriggerQueue::take_parked).collect();
+        }
+        batch
     }
 
     pub(super) fn cursor_moves(&mut self) -> Vec<CursorMove> {

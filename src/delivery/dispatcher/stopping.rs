@@ -13,12 +13,13 @@ impl Dispatcher {
         let deadline = Instant::now() + self.grace;
         let mut cursors_started = false;
         while self.owner {
+            self.record_at = Instant::now();
+            self.start_recording();
             let quiet = self.busy.is_empty() && !self.recording;
             if quiet && std::mem::replace(&mut cursors_started, true) {
                 return;
             }
             self.cursors_due = quiet;
-            self.record_at = Instant::now();
             self.start_recording();
             if quiet && !self.recording {
                 return;

@@ -1,0 +1,405 @@
+//! What waits in memory to be sent, and which event may go next. Two requests of one row are never under way at a time,
+//! and a row's events go in the order of the log. No I/O.
+//!
+//! A row is *busy* from the start of a request until its event was accepted, or until a failure is durably recorded. It
+//! is *held* while an event of it that others wait for is in `deferred`; what comes from the log for it then is to be
+//! parked there as well, so that it stands in nobody's way.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::{Event, EventId, Ordering, RowHash, WHOLE_TRIGGER};
+use crate::queue::{Logged, Parked};
+
+/// An event beside its row text, in bytes.
+pub(super) const EVENT_BYTES: usize = 256;
+
+/// An event that is to be sent.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) logged: Logged,
+    /// Attempts already made in this round.
+    pub(super) number: u32,
+    /// Whether it came from `deferred`.
+    pub(super) deferred: bool,
+    /// Whose later events wait for it.
+    pub(super) holds: Option<RowHash>,
+    /// The row that is busy with it.
+    pub(super) lock: Option<RowHash>,
+}
+
+impl Ready {
+    fn bytes(&self) -> usize {
+        self.logged.event.size() + EVENT_BYTES
+    }
+}
+
+/// A row that is not free.
+#[derive(Debug, Default)]
+struct Row {
+    busy: Option<EventId>,
+    held: bool,
+    /// Deferred ones first, then those from the log in its order.
+    waiting: VecDeque<Ready>,
+}
+
+/// See the module's description. Rows are those of one trigger; [`WHOLE_TRIGGER`] is a row that all events are of.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    /// From the log, in its order.
+    fresh: VecDeque<Ready>,
+    /// From `deferred`, and events whose row is busy with them already because their turn has come.
+    again: VecDeque<Ready>,
+    /// Whether `again` is to be looked at first.
+    again_first: bool,
+    rows: HashMap<RowHash, Row>,
+    /// Whether the row of all events is among them.
+    whole: bool,
+    busy: usize,
+    held: usize,
+    /// Events in `rows`.
+    waiting: usize,
+    bytes: usize,
+    /// Held rows that may have events to be parked.
+    to_park: Vec<RowHash>,
+}
+
+impl Rows {
+    /// How many events are in memory and not under way.
+    pub(super) fn len(&self) -> usize {
+        self.fresh.len() + self.again.len() + self.waiting
+    }
+
+    /// Their size, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many rows are held.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Takes the next event of the log.
+    pub(super) fn push_fresh(&mut self, logged: Logged) {
+        let ready = Ready { logged, number: 0, deferred: false, holds: None, lock: None };
+        self.bytes += ready.bytes();
+        self.fresh.push_back(ready);
+    }
+
+    /// Takes a deferred event that is due.
+    pub(super) fn push_deferred(&mut self, logged: Logged, number: u32, holds: Option<RowHash>) {
+        let ready = Ready { logged, number, deferred: true, holds, lock: None };
+        self.bytes += ready.bytes();
+        self.again.push_back(ready);
+    }
+
+    /// Whether there is an event to look at. It may turn out that its row is not free.
+    pub(super) fn can_go(&self, ordering: Ordering) -> bool {
+        self.again_can_go(ordering) || self.fresh_can_go(ordering)
+    }
+
+    fn again_can_go(&self, ordering: Ordering) -> bool {
+        let first = self.again.front();
+        first.is_some_and(|ready| ready.lock.is_some() || ordering != Ordering::Trigger || self.busy == 0)
+    }
+
+    fn fresh_can_go(&self, ordering: Ordering) -> bool {
+        let free = match ordering {
+            Ordering::None => true,
+            // The whole trigger can be held under `row`, too: from before it was replaced.
+            Ordering::Row => !self.whole,
+            Ordering::Trigger => self.rows.is_empty(),
+        };
+        free && !self.fresh.is_empty()
+    }
+
+    /// The next event whose row is free; the row is busy with it from now on. Events of rows that are not free are put
+    /// behind what they wait for.
+    pub(super) fn next(&mut self, ordering: Ordering) -> Option<Ready> {
+        loop {
+            let again = self.again_can_go(ordering);
+            // In turn, so that neither keeps the other waiting.
+            let ready = if again && (self.again_first || !self.fresh_can_go(ordering)) {
+                self.again.pop_front()
+            } else if self.fresh_can_go(ordering) {
+                self.fresh.pop_front()
+            } else {
+                None
+            }?;
+            self.again_first = !ready.deferred;
+            if let Some(ready) = self.admit(ready, ordering) {
+                self.bytes -= ready.bytes();
+                return Some(ready);
+            }
+        }
+    }
+
+    fn admit(&mut self, mut ready: Ready, ordering: Ordering) -> Option<Ready> {
+        if ready.lock.is_some() {
+            return Some(ready);
+        }
+        let Some(key) = ordering.key(ready.logged.event.row_hash) else { return Some(ready) };
+        self.whole |= key == WHOLE_TRIGGER;
+        let row = self.rows.entry(key).or_default();
+        if !ready.deferred {
+            ready.holds = Some(key);
+        }
+        // What is sent again waits for requests only: it has its time, or is out of order anyway.
+        if row.busy.is_none() && (ready.deferred || !row.held) {
+            row.busy = Some(ready.logged.id());
+            self.busy += 1;
+            ready.lock = Some(key);
+            return Some(ready);
+        }
+        self.waiting += 1;
+        if ready.deferred {
+            row.waiting.push_front(ready);
+        } else {
+            row.waiting.push_back(ready);
+            if row.held {
+                self.to_park.push(key);
+            }
+        }
+        None
+    }
+
+    /// The request of this event is over, and what came of it cannot be forgotten.
+    pub(super) fn unlock(&mut self, key: RowHash, event: EventId) {
+        let Some(row) = self.rows.get_mut(&key) else { return };
+        // Another one's: of a time when the lanes were not ours.
+        if row.busy != Some(event) {
+            return;
+        }
+        row.busy = None;
+        self.busy -= 1;
+        self.pass_on(key);
+    }
+
+    /// An event of this row is in `deferred`, and later ones wait for it.
+    pub(super) fn hold(&mut self, key: RowHash) {
+        self.whole |= key == WHOLE_TRIGGER;
+        let row = self.rows.entry(key).or_default();
+        if !std::mem::replace(&mut row.held, true) {
+            self.held += 1;
+            self.to_park.push(key);
+        }
+    }
+
+    /// No event of this row is in `deferred` any more that others wait for.
+    pub(super) fn free(&mut self, key: RowHash) {
+        let Some(row) = self.rows.get_mut(&key) else { return };
+        if std::mem::take(&mut row.held) {
+            self.held -= 1;
+            self.pass_on(key);
+        }
+    }
+
+    /// Gives a row that is not busy to the first that waits for it, or forgets the row.
+    fn pass_on(&mut self, key: RowHash) {
+        let Some(row) = self.rows.get_mut(&key).filter(|row| row.busy.is_none()) else { return };
+        let held = row.held;
+        let may_go = row.waiting.front().is_some_and(|first| first.deferred || !held);
+        let first = if may_go { row.waiting.pop_front() } else { None };
+        if let Some(mut ready) = first {
+            row.busy = Some(ready.logged.id());
+            ready.lock = Some(key);
+            self.busy += 1;
+            self.waiting -= 1;
+            self.again.push_back(ready);
+        } else if !held {
+            self.rows.remove(&key);
+            self.whole &= key != WHOLE_TRIGGER;
+        }
+    }
+
+    /// Whether there may be events to be parked.
+    pub(super) fn wants_to_park(&self) -> bool {
+        !self.to_park.is_empty()
+    }
+
+    /// Takes the events from the log that wait in held rows, in its order.
+    pub(super) fn take_parked(&mut self) -> Vec<Parked> {
+        let mut parked = Vec::new();
+        for key in std::mem::take(&mut self.to_park) {
+            let Some(row) = self.rows.get_mut(&key).filter(|row| row.held) else { continue };
+            let deferred = row.waiting.iter().take_while(|ready| ready.deferred).count();
+            for ready in row.waiting.drain(deferred..) {
+                self.waiting -= 1;
+                self.bytes -= ready.bytes();
+                let Logged { seq, source_id, event, .. } = ready.logged;
+                let Event { id: event_id, trigger_id, lane, committed_at, .. } = event;
+                parked.push(Parked { event_id, trigger_id, source_id, seq, lane, committed_at, row: key });
+            }
+        }
+        parked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{Lsn, Operation, Position, Subject, TableName, Timestamp};
+
+    /// The event with this place in the log, of this row.
+    fn event(seq: i64, row_hash: Option<RowHash>) -> Logged {
+        let event = Event {
+            id: Uuid::from_u128(seq as u128),
+            trigger_id: Uuid::from_u128(1),
+            lane: 0,
+            row_hash,
+            operation: Operation::Insert,
+            subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
+            position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },
+            xid: 1,
+            committed_at: Timestamp(0),
+            old: None,
+            new: Some("{}".into()),
+            missing: None,
+            old_partial: false,
+            undecided: false,
+            session_variables: None,
+            backfill_id: None,
+        };
+        Logged { seq, source_id: 1, event, replay_id: None }
+    }
+
+    fn rows(events: &[(i64, Option<RowHash>)]) -> Rows {
+        let mut rows = Rows::default();
+        events.iter().for_each(|(seq, row)| rows.push_fresh(event(*seq, *row)));
+        rows
+    }
+
+    /// Starts whatever may go; gives each event's place with what it locks.
+    fn start(rows: &mut Rows, ordering: Ordering) -> Vec<(i64, Option<RowHash>)> {
+        let mut started = Vec::new();
+        while rows.can_go(ordering)
+            && let Some(ready) = rows.next(ordering)
+        {
+            started.push((ready.logged.seq, ready.lock));
+        }
+        started
+    }
+
+    fn unlock(rows: &mut Rows, row: RowHash, seq: i64) {
+        rows.unlock(row, Uuid::from_u128(seq as u128));
+    }
+
+    /// Nothing is left and nothing was forgotten to be counted.
+    fn check_empty(rows: &Rows) {
+        assert!(rows.rows.is_empty(), "{:?}", rows.rows);
+        assert_eq!((rows.len(), rows.bytes(), rows.busy, rows.held, rows.whole), (0, 0, 0, 0, false));
+    }
+
+    const A: Option<RowHash> = Some(7);
+    const B: Option<RowHash> = Some(8);
+
+    #[test]
+    fn one_event_of_a_row_goes_at_a_time_and_in_order() {
+        let mut rows = rows(&[(1, A), (2, A), (3, B), (4, None), (5, None), (6, A)]);
+        assert_eq!(start(&mut rows, Ordering::Row), [(1, A), (3, B), (4, None), (5, None)]);
+        rows.push_fresh(event(7, B));
+        assert_eq!(start(&mut rows, Ordering::Row), []);
+        unlock(&mut rows, 8, 3);
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Row), [(7, B), (2, A)]);
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Row), [], "the lock is another event's by now");
+        unlock(&mut rows, 7, 2);
+        assert_eq!(start(&mut rows, Ordering::Row), [(6, A)]);
+        unlock(&mut rows, 7, 6);
+        unlock(&mut rows, 8, 7);
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn what_follows_in_a_held_row_is_parked_until_the_row_is_free() {
+        let mut rows = rows(&[(1, A), (2, A), (3, A), (4, B)]);
+        assert_eq!(start(&mut rows, Ordering::Row), [(1, A), (4, B)]);
+        rows.hold(7);
+        unlock(&mut rows, 7, 1);
+        rows.push_fresh(event(5, A));
+        assert_eq!(start(&mut rows, Ordering::Row), []);
+        let parked: Vec<_> = rows.take_parked().into_iter().map(|parked| (parked.row, parked.seq)).collect();
+        assert_eq!(parked, [(7, 2), (7, 3), (7, 5)]);
+        assert!(!rows.wants_to_park());
+        // Its retry goes, and another one that is sent again; not both at a time.
+        rows.push_deferred(event(1, A), 1, A);
+        rows.push_deferred(event(0, A), 0, None);
+        assert_eq!(start(&mut rows, Ordering::Row), [(1, A)]);
+        rows.push_fresh(event(6, A));
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Row), [(0, A)], "6 waits until the record says that the row is free");
+        rows.free(7);
+        assert_eq!(start(&mut rows, Ordering::Row), []);
+        unlock(&mut rows, 7, 0);
+        assert_eq!(start(&mut rows, Ordering::Row), [(6, A)]);
+        assert_eq!(rows.take_parked().len(), 0);
+        unlock(&mut rows, 7, 6);
+        unlock(&mut rows, 8, 4);
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn without_order_nothing_waits() {
+        let mut rows = rows(&[(1, A), (2, A), (3, None)]);
+        rows.hold(7);
+        rows.push_deferred(event(0, A), 1, A);
+        assert_eq!(start(&mut rows, Ordering::None), [(1, None), (0, None), (2, None), (3, None)]);
+        rows.free(7);
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn a_strict_trigger_sends_one_event_at_a_time_and_parks_none() {
+        let mut rows = rows(&[(1, A), (2, B), (3, None)]);
+        let whole = Some(WHOLE_TRIGGER);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(1, whole)]);
+        rows.hold(WHOLE_TRIGGER);
+        unlock(&mut rows, WHOLE_TRIGGER, 1);
+        assert!(!rows.can_go(Ordering::Trigger));
+        assert_eq!(rows.take_parked().len(), 0);
+        rows.push_deferred(event(1, A), 1, whole);
+        rows.push_deferred(event(9, None), 0, None);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(1, whole)]);
+        unlock(&mut rows, WHOLE_TRIGGER, 1);
+        rows.free(WHOLE_TRIGGER);
+        for seq in [2, 9, 3] {
+            assert_eq!(start(&mut rows, Ordering::Trigger), [(seq, whole)]);
+            unlock(&mut rows, WHOLE_TRIGGER, seq);
+        }
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn a_replaced_ordering_waits_for_what_the_old_one_held() {
+        let mut rows = rows(&[(1, A), (2, A), (3, B)]);
+        assert_eq!(start(&mut rows, Ordering::Row), [(1, A), (3, B)]);
+        rows.push_fresh(event(4, B));
+        assert_eq!(start(&mut rows, Ordering::Trigger), []);
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(2, A)], "its row's turn came before");
+        unlock(&mut rows, 7, 2);
+        assert_eq!(start(&mut rows, Ordering::Trigger), []);
+        unlock(&mut rows, 8, 3);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(4, Some(WHOLE_TRIGGER))]);
+        rows.push_fresh(event(5, A));
+        assert_eq!(start(&mut rows, Ordering::Row), [], "one of the whole trigger's is under way");
+        unlock(&mut rows, WHOLE_TRIGGER, 4);
+        assert_eq!(start(&mut rows, Ordering::Row), [(5, A)]);
+        unlock(&mut rows, 7, 5);
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn neither_the_log_nor_what_is_sent_again_keeps_the_other_waiting() {
+        let mut rows = rows(&[(1, None), (2, None), (3, None)]);
+        (10..13).for_each(|seq| rows.push_deferred(event(seq, None), 0, None));
+        let started = start(&mut rows, Ordering::Row);
+        let places: Vec<i64> = started.into_iter().map(|(seq, _)| seq).collect();
+        assert_eq!(places, [1, 10, 2, 11, 3, 12]);
+    }
+}
