@@ -1,6 +1,7 @@
 -- Purpose: a trigger's next events after a place in the log, bounded by rows and by stored bytes; at least one row.
 --          `found` counts them before the bound of bytes, so that the reader knows whether it got all. The bound is
 --          found first, over the sizes alone: a window over whole rows took twice as long.
+--          What is for a later time comes by way of `deferred`.
 -- Caller: queue::backlog::read_backlog. Locks: none. Index: event_trigger, merged over the partitions.
 with bound as (
     select max(seq) filter (where bytes_before < $6) as last_seq, count(*) as found
@@ -10,7 +11,7 @@ with bound as (
             select seq, coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0)
                         + coalesce(pg_column_size(session_variables), 0) as size
             from walhook.event
-            where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= $4
+            where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= $4 and deliver_at is null
             order by seq
             limit $5
         ) sized
@@ -18,8 +19,8 @@ with bound as (
 )
 select seq, id, lane, operation, schema_name, table_name, commit_lsn, ordinal, xid, committed_at,
        old, new, missing_columns, old_partial, undecided, event_type, session_variables,
-       backfill_id, row_hash, (select found from bound) as found
+       backfill_id, row_hash, deliver_at, (select found from bound) as found
 from walhook.event
-where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= (select last_seq from bound)
+where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= (select last_seq from bound) and deliver_at is null
 order by seq
 limit $5

@@ -5,7 +5,7 @@ select d.trigger_id, d.source_id, d.seq, d.number, d.due_at,
        e.id, e.lane, e.operation, e.schema_name, e.table_name, e.commit_lsn, e.ordinal, e.xid,
        e.committed_at,
        e.old, e.new, e.missing_columns, e.old_partial, e.undecided, e.event_type, e.session_variables,
-       e.backfill_id, e.row_hash, d.replay_id, d.row_hash as holds, d.reason = 'skipped' as skipped
+       e.backfill_id, e.row_hash, e.deliver_at, d.replay_id, d.row_hash as holds, d.reason = 'skipped' as skipped
 from unnest($1::uuid[], $2::bigint[]) wanted (trigger_id, room)
 cross join lateral (
     select * from walhook.deferred

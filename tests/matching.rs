@@ -80,7 +80,7 @@ fn a_custom_event_fires_the_triggers_on_its_type_only() {
     let moment = Moment { replicated: true, session_variables: Some(context.clone()), ..moment() };
     let emit = |matcher: &Matcher, name: &str| {
         let mut events = Vec::new();
-        matcher.emit(name, b"[1.50]", &moment, &mut events);
+        matcher.emit(name, b"[1.50]", None, &moment, &mut events);
         events
     };
     let events = emit(&matcher, "order.paid");

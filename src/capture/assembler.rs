@@ -229,10 +229,11 @@ impl Assembler {
             return;
         }
         let before = self.events.len();
-        match message::decode(content) {
+        let said = message::decode(content).and_then(|said| said.committed(open.moment.committed_at));
+        match said {
             Ok(message::Message::Context(context)) => open.moment.session_variables = context,
-            Ok(message::Message::Event { event_type, data }) => {
-                self.matcher.emit(&event_type, data, &open.moment, &mut self.events);
+            Ok(message::Message::Event { event_type, data, deliver_at }) => {
+                self.matcher.emit(&event_type, data, deliver_at, &open.moment, &mut self.events);
             }
             Err(reason) => self.refused.note(open.moment.position.commit_lsn, &reason),
         }

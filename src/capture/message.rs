@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::warn;
 
-use crate::model::{EVENT_TYPE_LIMIT, Lsn};
+use crate::model::{EVENT_TYPE_LIMIT, Lsn, Timestamp};
 
 /// The prefix of walhook's messages; all others are somebody else's.
 pub(super) const PREFIX: &str = "walhook";
@@ -22,7 +22,25 @@ pub(super) enum Message<'a> {
     /// `walhook.set_context`: for the events that follow in the transaction; `None` ends it.
     Context(Option<Bytes>),
     /// `walhook.emit`.
-    Event { event_type: Cow<'a, str>, data: &'a [u8] },
+    Event { event_type: Cow<'a, str>, data: &'a [u8], deliver_at: Option<Timestamp> },
+}
+
+/// In seconds: a little more than the 10 years that `walhook.emit` allows.
+const LONGEST_WAIT_SEC: u64 = 3_660 * 86_400;
+
+impl Message<'_> {
+    /// As it is to be taken in the transaction that committed at this time: what is due already has no time of its own.
+    pub(super) fn committed(self, committed_at: Timestamp) -> Result<Self, String> {
+        match self {
+            Message::Event { deliver_at: Some(at), .. } if at > committed_at.plus_seconds(LONGEST_WAIT_SEC) => {
+                Err("it is to be delivered more than 10 years later".into())
+            }
+            Message::Event { event_type, data, deliver_at } => {
+                Ok(Message::Event { event_type, data, deliver_at: deliver_at.filter(|at| *at > committed_at) })
+            }
+            Message::Context(_) => Ok(self),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -38,6 +56,9 @@ struct EventForm<'a> {
     event_type: Cow<'a, str>,
     #[serde(borrow)]
     data: &'a RawValue,
+    /// Microseconds since 1970.
+    #[serde(default)]
+    deliver_at: Option<i64>,
 }
 
 /// Reads a message's content. The error says what is wrong with it and holds nothing of it.
@@ -58,11 +79,12 @@ pub(super) fn decode(content: &[u8]) -> Result<Message<'_>, String> {
             }
             Ok(Message::Context(Some(Bytes::copy_from_slice(context.as_bytes()))))
         }
-        Form::Event(EventForm { event_type, data }) => {
+        Form::Event(EventForm { event_type, data, deliver_at }) => {
             if event_type.is_empty() || event_type.len() > EVENT_TYPE_LIMIT {
                 return Err(format!("its event type has not 1 to {EVENT_TYPE_LIMIT} bytes"));
             }
-            Ok(Message::Event { event_type, data: data.get().as_bytes() })
+            let deliver_at = deliver_at.map(Timestamp);
+            Ok(Message::Event { event_type, data: data.get().as_bytes(), deliver_at })
         }
     }
 }
@@ -109,9 +131,30 @@ mod tests {
         for data in ["null", "[1, {}]", digits, r#""\u0000""#, r#"{"a": {"a": 1}, "b": "\""}"#] {
             for (written, event_type) in [("order.paid", "order.paid"), (r#"\"\u00fc\""#, "\"ü\"")] {
                 let content = format!(r#"{{"event": {{"type": "{written}", "data": {data}}}}}"#);
-                let expected = Message::Event { event_type: event_type.into(), data: data.as_bytes() };
+                let expected =
+                    Message::Event { event_type: event_type.into(), data: data.as_bytes(), deliver_at: None };
                 assert_eq!(decode(content.as_bytes()), Ok(expected), "{content}");
             }
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_is_kept_within_bounds_and_one_that_is_over_means_now() {
+        let now = Timestamp(1_536_131_661_601_701);
+        let kept = |at: i64| {
+            let content = format!(r#"{{"event": {{"type": "a", "data": null, "deliver_at": {at}}}}}"#);
+            match decode(content.as_bytes()).expect("a message").committed(now) {
+                Ok(Message::Event { deliver_at, .. }) => Ok(deliver_at),
+                Ok(other) => panic!("{other:?}"),
+                Err(reason) => Err(reason),
+            }
+        };
+        assert_eq!(kept(now.0 + 1), Ok(Some(Timestamp(now.0 + 1))));
+        for over in [now.0, now.0 - 1, 0, -1, i64::MIN] {
+            assert_eq!(kept(over), Ok(None), "{over}");
+        }
+        for too_late in [now.plus_seconds(LONGEST_WAIT_SEC).0 + 1, i64::MAX] {
+            assert!(kept(too_late).is_err(), "{too_late}");
         }
     }
 
@@ -138,6 +181,9 @@ mod tests {
             br#"{"event": {"data": 1}}"#,
             br#"{"event": {"type": "", "data": 1}}"#,
             br#"{"event": {"type": ["secret"], "data": 1}}"#,
+            br#"{"event": {"type": "a", "data": 1, "deliver_at": "secret"}}"#,
+            br#"{"event": {"type": "a", "data": 1, "deliver_at": 1.5}}"#,
+            br#"{"event": {"type": "a", "data": 1, "deliver_at": 99999999999999999999}}"#,
             br#"{"event": {"type": "a", "data": secret}}"#,
             long_type.as_bytes(),
             long_context.as_bytes(),

@@ -36,7 +36,8 @@ pub(super) async fn attempt(
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
     let tried = Tried {
         event_id: event.id,
-        committed_at: event.committed_at,
+        // Its age is counted from when it was to be delivered.
+        committed_at: event.deliver_at.unwrap_or(event.committed_at),
         number,
         outcome: &outcome,
         now: Timestamp::now(),

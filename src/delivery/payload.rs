@@ -53,6 +53,9 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     if let Some(id) = event.backfill_id {
         out.extend_from_slice(format!(",\"backfill\":\"{id}\"").as_bytes());
     }
+    if let Some(at) = event.deliver_at {
+        out.extend_from_slice(format!(",\"deliver_at\":\"{at}\"").as_bytes());
+    }
     if endpoint.transaction {
         out.extend_from_slice(b",\"transaction\":");
         out.extend_from_slice(transaction(event).as_bytes());
@@ -112,6 +115,7 @@ mod tests {
             undecided: false,
             session_variables: None,
             backfill_id: None,
+            deliver_at: None,
         }
     }
 
@@ -163,6 +167,13 @@ mod tests {
         let event = Event { backfill_id: Some(id), ..event() };
         assert_eq!(read(&endpoint(), &event)["event"]["backfill"], json!(id.to_string()));
         assert_eq!(read(&endpoint(), &self::event())["event"].get("backfill"), None);
+    }
+
+    #[test]
+    fn an_event_for_a_later_time_names_it() {
+        let event = Event { deliver_at: Some(Timestamp(1_536_131_661_601_702)), ..event() };
+        assert_eq!(read(&endpoint(), &event)["event"]["deliver_at"], json!("2018-09-05T07:14:21.601702Z"));
+        assert_eq!(read(&endpoint(), &self::event())["event"].get("deliver_at"), None);
     }
 
     #[test]

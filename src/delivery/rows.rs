@@ -263,6 +263,7 @@ mod tests {
             undecided: false,
             session_variables: None,
             backfill_id: None,
+            deliver_at: None,
         };
         Logged { seq, source_id: 1, event, replay_id: None }
     }

@@ -55,6 +55,7 @@ impl Matcher {
                 undecided: false,
                 session_variables: None,
                 backfill_id: Some(backfill_id),
+                deliver_at: None,
             });
         }
         true

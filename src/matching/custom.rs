@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Moment;
 use super::watch::Watches;
-use crate::model::{Event, EventId, Operation, Subject, trigger_lane};
+use crate::model::{Event, EventId, Operation, Subject, Timestamp, trigger_lane};
 
 /// The types that triggers are on.
 #[derive(Debug, Default)]
@@ -31,12 +31,13 @@ impl CustomTypes {
         CustomTypes { by_name: watches.by_type().into_iter().map(with_triggers).collect() }
     }
 
-    /// Appends the events that a custom event makes, one for each trigger on its type. Whether the transaction arrived
-    /// by replication does not matter: messages are not replicated, so it was made here.
+    /// Appends the events that a custom event makes, one for each trigger on its type, perhaps for a later time. Whether
+    /// the transaction arrived by replication does not matter: messages are not replicated, so it was made here.
     pub(super) fn emit(
         &self,
         event_type: &str,
         data: &[u8],
+        deliver_at: Option<Timestamp>,
         moment: &Moment,
         id: impl Fn(Uuid) -> EventId,
         events: &mut Vec<Event>,
@@ -60,6 +61,7 @@ impl CustomTypes {
             undecided: false,
             session_variables: moment.session_variables.clone(),
             backfill_id: None,
+            deliver_at,
         }));
     }
 }

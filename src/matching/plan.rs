@@ -241,16 +241,24 @@ impl Matcher {
                 undecided,
                 session_variables: moment.session_variables.clone(),
                 backfill_id: None,
+                deliver_at: None,
             });
         }
         sure
     }
 
-    /// Appends the events that a custom event makes, one for each trigger on its type.
-    pub fn emit(&self, event_type: &str, data: &[u8], moment: &Moment, events: &mut Vec<Event>) {
+    /// Appends the events that a custom event makes, one for each trigger on its type, perhaps for a later time.
+    pub fn emit(
+        &self,
+        event_type: &str,
+        data: &[u8],
+        deliver_at: Option<Timestamp>,
+        moment: &Moment,
+        events: &mut Vec<Event>,
+    ) {
         let id =
             |trigger_id| derive_event_id(&self.system, &self.source, moment.position, trigger_id, moment.committed_at);
-        self.custom.emit(event_type, data, moment, id, events);
+        self.custom.emit(event_type, data, deliver_at, moment, id, events);
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Event {
     pub session_variables: Option<Bytes>,
     /// The backfill that sends the row; `None` for what happened just now.
     pub backfill_id: Option<Uuid>,
+    /// When it is to be delivered, where that is later than its commit; only a custom event has one.
+    pub deliver_at: Option<Timestamp>,
 }
 
 impl Event {

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0015_replay", include_str!("../../sql/migrations/0015_replay.sql")),
     ("0016_nodes", include_str!("../../sql/migrations/0016_nodes.sql")),
     ("0017_ordering", include_str!("../../sql/migrations/0017_ordering.sql")),
+    ("0018_scheduled", include_str!("../../sql/migrations/0018_scheduled.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::copy::CopyRows;
 use super::partition::Partitions;
+use super::row::PgTime;
 use super::{Error, Logged, catalogue, source};
-use crate::model::{Event, Lsn};
+use crate::model::{Event, Lsn, Timestamp};
 use crate::postgres::Session;
 
 /// A trigger's version that capture passed.
@@ -79,7 +80,7 @@ pub struct LogWriter {
     append: Statement,
 }
 
-const COLUMNS: i16 = 22;
+const COLUMNS: i16 = 23;
 
 impl LogWriter {
     /// A writer that goes on after `last_seq`.
@@ -114,7 +115,8 @@ impl LogWriter {
         }
         // A COPY alone is a transaction of its own and saves two round trips; that is the usual case.
         let advanced = !chunk.advances.is_empty();
-        let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty() || advanced;
+        let scheduled = chunk.events.iter().any(|event| event.deliver_at.is_some());
+        let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty() || advanced || scheduled;
         if needs_transaction && !self.in_transaction {
             self.session.batch_execute("begin").await?;
             self.in_transaction = true;
@@ -129,7 +131,10 @@ impl LogWriter {
             // No event carries the progress, and nothing may be acknowledged that is not durable here.
             source::write_progress(&*self.session, self.source_id, progress).await?;
         }
-        let events = self.copy(chunk.events, chunk.progress).await?;
+        let mut events = self.copy(chunk.events, chunk.progress).await?;
+        if scheduled {
+            self.schedule(&mut events).await?;
+        }
         if chunk.progress.is_some() && self.in_transaction {
             self.session.batch_execute("commit").await?;
             self.in_transaction = false;
@@ -161,6 +166,36 @@ impl LogWriter {
     }
 }
 
+impl LogWriter {
+    /// Defers the events that are for a later time, with the append that they are in. From here on they are known by
+    /// their times; the rows of a million that wait are not to go through memory once more.
+    async fn schedule(&self, events: &mut [Logged]) -> Result<(), Error> {
+        let mut rows: Vec<(&mut Logged, Timestamp)> =
+            events.iter_mut().filter_map(|logged| logged.event.deliver_at.map(|at| (logged, at))).collect();
+        fn column<T>(rows: &[(&mut Logged, Timestamp)], of: impl Fn(&Logged) -> T) -> Vec<T> {
+            rows.iter().map(|(logged, _)| of(logged)).collect()
+        }
+        let due: Vec<PgTime> = rows.iter().map(|(_, at)| PgTime(*at)).collect();
+        let sql = include_str!("../../sql/deferred_schedule.sql");
+        self.session
+            .query(
+                sql,
+                &[
+                    &self.source_id,
+                    &column(&rows, Logged::id),
+                    &column(&rows, |logged| logged.event.trigger_id),
+                    &column(&rows, |logged| logged.seq),
+                    &column(&rows, |logged| PgTime(logged.event.committed_at)),
+                    &column(&rows, |logged| i16::from(logged.event.lane)),
+                    &due,
+                ],
+            )
+            .await?;
+        rows.iter_mut().for_each(|(logged, _)| logged.event.new = None);
+        Ok(())
+    }
+}
+
 fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progress: Option<Lsn>) {
     rows.start_row(COLUMNS);
     rows.i64(seq);
@@ -189,6 +224,10 @@ fn write_row(rows: &mut CopyRows, source_id: i16, seq: i64, event: &Event, progr
     rows.optional_bytes(event.backfill_id.as_ref().map(|id| id.as_bytes().as_slice()));
     match event.row_hash {
         Some(row) => rows.i64(row),
+        None => rows.null(),
+    }
+    match event.deliver_at {
+        Some(at) => rows.time(at),
         None => rows.null(),
     }
     match progress {

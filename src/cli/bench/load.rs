@@ -103,6 +103,7 @@ impl Shape {
             undecided: false,
             session_variables: None,
             backfill_id: None,
+            deliver_at: None,
         }
     }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use crate::delivery::trigger_queue::TriggerQueue;
+use crate::model::Timestamp;
 use crate::queue::{FeedItem, Handover, Logged, Room};
 
 /// How long a hand-over waits at most for a trigger that has no room.
@@ -49,12 +50,16 @@ impl Dispatcher {
     pub(super) fn take_held(&mut self) {
         let Some(mut held) = self.held.take() else { return };
         while let Some(logged) = held.events.peek() {
-            if self.is_worth_waiting_for(logged.event.trigger_id, held.until) {
+            let deliver_at = logged.event.deliver_at;
+            if deliver_at.is_none() && self.is_worth_waiting_for(logged.event.trigger_id, held.until) {
                 self.held = Some(held);
                 return;
             }
             let Some(logged) = held.events.next() else { return };
-            self.offer(logged, held.since);
+            match deliver_at {
+                None => self.offer(logged, held.since),
+                Some(at) => self.note_scheduled(&logged, at),
+            }
         }
     }
 
@@ -81,6 +86,16 @@ impl Dispatcher {
         if queue.can_send() {
             self.give_turn(id);
         }
+    }
+
+    /// An event that waits in `deferred` for this time: there it is found again.
+    fn note_scheduled(&mut self, logged: &Logged, at: Timestamp) {
+        if logged.seq > self.heads.of(logged.source_id) {
+            self.heads.0.insert(logged.source_id, logged.seq);
+        }
+        // One that is due already must not seem to be what a look that runs now has seen.
+        let at = at.max(Timestamp::now());
+        self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));
     }
 
     /// A source's log ends here, and nobody told what lies between.
