@@ -31,8 +31,8 @@ impl CustomTypes {
         CustomTypes { by_name: watches.by_type().into_iter().map(with_triggers).collect() }
     }
 
-    /// Appends the events that a custom event makes, one for each trigger on its type, perhaps for a later time. Whether
-    /// the transaction arrived by replication does not matter: messages are not replicated, so it was made here.
+    /// Appends the events that a custom event makes, one for each trigger on its type, perhaps for a later time.
+    /// Whether the transaction arrived by replication does not matter: messages are not replicated, it was made here.
     pub(super) fn emit(
         &self,
         event_type: &str,

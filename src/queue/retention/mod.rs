@@ -35,7 +35,7 @@ pub struct Round {
     pub dropped: Vec<String>,
     /// Hold only events that are dead or wait now, or their attempts.
     pub reduced: Vec<String>,
-    /// Hold events that were never attempted, of these triggers; they stay as they are.
+    /// Hold events of these triggers that are still to be sent or replayed; they stay as they are.
     pub held: BTreeMap<String, Vec<String>>,
     /// Were in use all the time; to be tried again.
     pub in_use: Vec<String>,

@@ -74,7 +74,7 @@ impl Said {
         if held != self.held && !held.is_empty() {
             warn!(
                 "events older than --retention stay, with all that committed on their days, because these triggers \
-                 were never able to send them: {}; let them go on or delete them",
+                 have still to send or replay them: {}; let them go on or delete them",
                 held.join(", ")
             );
         }
