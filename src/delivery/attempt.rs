@@ -18,6 +18,8 @@ pub(super) struct Ended {
     pub(super) settled: Settled,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) started_at: Instant,
+    /// As the event's [`Ready::bytes`] was.
+    pub(super) size: usize,
 }
 
 /// Makes the request for an event and gives what is to be recorded of it.
@@ -28,11 +30,14 @@ pub(super) async fn attempt(
     ready: Ready,
     longest_retry_after_sec: u64,
 ) -> Ended {
-    let Ready { logged, number, deferred, holds, lock } = ready;
-    let event = &logged.event;
+    let size = ready.bytes();
+    let Ready { mut logged, number, deferred, holds, lock } = ready;
     let (started_at, clock) = (Timestamp::now(), Instant::now());
-    let body = payload::body(&endpoint, event, number);
-    let outcome = client.post(&endpoint, body, remarks::headers(&logged)).await;
+    let (body, remarks) = (payload::body(&endpoint, &logged.event, number), remarks::headers(&logged));
+    // The body has the rows now; the request may take long.
+    (logged.event.old, logged.event.new) = (None, None);
+    let outcome = client.post(&endpoint, body, remarks).await;
+    let event = &logged.event;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
     let tried = Tried {
         event_id: event.id,
@@ -59,5 +64,5 @@ pub(super) async fn attempt(
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
         counts: true,
     };
-    Ended { settled, endpoint, started_at: clock }
+    Ended { settled, endpoint, started_at: clock, size }
 }

@@ -1,12 +1,14 @@
-//! How many requests of a trigger may be under way: what its definition allows, and less while its endpoint shows that
-//! this is too much. Pure.
+//! How many requests of a trigger may be under way, and how many a second: what its definition allows, and less while
+//! its endpoint shows that this is too much. Pure.
 
 use tokio::time::Instant;
 
-use crate::model::{FailureKind, Outcome};
+use super::bucket::Bucket;
+use super::budget::UnderWay;
+use crate::model::{FailureKind, Limits, Outcome};
 
 /// Where the definition says nothing.
-pub(super) const DEFAULT_MAX_IN_FLIGHT: usize = 64;
+const DEFAULT_MAX_IN_FLIGHT: usize = 64;
 /// Too many requests, and service unavailable.
 const STATUSES_OF_OVERLOAD: [u16; 2] = [429, 503];
 
@@ -37,7 +39,8 @@ impl Load {
 pub(super) struct Limiter {
     most: usize,
     limit: usize,
-    in_flight: usize,
+    under_way: UnderWay,
+    bucket: Option<Bucket>,
     /// Accepted events since the limit was changed.
     accepted: usize,
     /// Requests from before this were sent under another limit.
@@ -46,13 +49,44 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub(super) fn new(most: usize) -> Limiter {
-        Limiter { most, limit: most, in_flight: 0, accepted: 0, lowered_at: None, started_at: None }
+    pub(super) fn new(limits: Limits) -> Limiter {
+        let most = most(limits);
+        let bucket = limits.rate_limit_per_sec.map(Bucket::new);
+        Limiter {
+            most,
+            limit: most,
+            under_way: UnderWay::default(),
+            bucket,
+            accepted: 0,
+            lowered_at: None,
+            started_at: None,
+        }
+    }
+
+    /// Takes over what the definition says now. Where it says the same, nothing that was learnt is lost.
+    pub(super) fn apply(&mut self, limits: Limits) {
+        let most = most(limits);
+        if most != self.most {
+            (self.most, self.limit, self.accepted) = (most, most, 0);
+        }
+        if self.bucket.map(|bucket| bucket.rate()) != limits.rate_limit_per_sec {
+            self.bucket = limits.rate_limit_per_sec.map(Bucket::new);
+        }
+    }
+
+    /// What is under way.
+    pub(super) fn under_way(&self) -> UnderWay {
+        self.under_way
     }
 
     /// Whether one more may be under way.
     pub(super) fn has_place(&self) -> bool {
-        self.in_flight < self.limit
+        self.under_way.requests < self.limit
+    }
+
+    /// When the rate allows the next request; `None` for at any time.
+    pub(super) fn ready_at(&self) -> Option<Instant> {
+        self.bucket.as_ref().and_then(Bucket::ready_at)
     }
 
     /// When the last request was started.
@@ -60,15 +94,18 @@ impl Limiter {
         self.started_at
     }
 
-    pub(super) fn started(&mut self, now: Instant) {
-        self.in_flight += 1;
+    pub(super) fn started(&mut self, bytes: usize, now: Instant) {
+        self.under_way.add(bytes);
         self.started_at = Some(now);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.started(now);
+        }
     }
 
     /// A request that was started then ended now. The limit is halved once for all that were under way together, and
     /// grows by one with each time that as many were accepted as it allows.
-    pub(super) fn ended(&mut self, load: Load, started_at: Instant, now: Instant) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub(super) fn ended(&mut self, load: Load, bytes: usize, started_at: Instant, now: Instant) {
+        self.under_way.remove(bytes);
         match load {
             Load::Fine => {
                 self.accepted += 1;
@@ -92,6 +129,10 @@ impl Limiter {
         self.accepted = 0;
         self.lowered_at = Some(now);
     }
+}
+
+fn most(limits: Limits) -> usize {
+    limits.max_in_flight.map_or(DEFAULT_MAX_IN_FLIGHT, |most| most as usize)
 }
 
 #[cfg(test)]
@@ -119,16 +160,33 @@ mod tests {
         }
     }
 
+    fn limits(max_in_flight: u32) -> Limits {
+        Limits { max_in_flight: Some(max_in_flight), ..Limits::default() }
+    }
+
+    #[test]
+    fn a_definition_that_says_the_same_leaves_what_was_learnt() {
+        let now = Instant::now();
+        let slow = Limits { rate_limit_per_sec: crate::model::Rate::per_second(0.5), ..limits(20) };
+        let mut limiter = Limiter::new(slow);
+        assert_eq!(limiter.ready_at(), None);
+        limiter.started(1, now);
+        limiter.ended(Load::TooMuch, 1, now, now);
+        limiter.apply(slow);
+        let then = now + Duration::from_secs(2);
+        assert_eq!((limiter.limit, limiter.ready_at()), (10, Some(then)));
+        limiter.apply(Limits::default());
+        assert_eq!((limiter.limit, limiter.ready_at()), (64, None));
+    }
+
     /// Starts as many as it allows; gives how many that were.
     fn fill(limiter: &mut Limiter, now: Instant) -> usize {
-        (0..)
-            .take_while(|_| {
-                limiter.has_place() && {
-                    limiter.started(now);
-                    true
-                }
-            })
-            .count()
+        let mut started = 0;
+        while limiter.has_place() {
+            limiter.started(1, now);
+            started += 1;
+        }
+        started
     }
 
     /// Each step: how all that are under way end, and how many may be under way after it.
@@ -136,7 +194,7 @@ mod tests {
     fn it_halves_once_for_what_was_under_way_together_and_grows_by_one() {
         use Load::{Fine, TooMuch, Unknown};
         let mut now = Instant::now();
-        let mut limiter = Limiter::new(20);
+        let mut limiter = Limiter::new(limits(20));
         for (step, (load, allowed)) in [
             (Fine, 20),
             (TooMuch, 10),
@@ -157,7 +215,7 @@ mod tests {
             let started_at = now;
             let started = fill(&mut limiter, started_at);
             now += Duration::from_secs(1);
-            (0..started).for_each(|_| limiter.ended(load, started_at, now));
+            (0..started).for_each(|_| limiter.ended(load, 1, started_at, now));
             assert_eq!(limiter.limit, allowed, "step {step}");
         }
     }
@@ -165,17 +223,17 @@ mod tests {
     #[test]
     fn after_an_outage_what_ends_late_does_not_lower_it() {
         let before = Instant::now();
-        let mut limiter = Limiter::new(20);
+        let mut limiter = Limiter::new(limits(20));
         assert_eq!(fill(&mut limiter, before), 20);
         let after = before + Duration::from_secs(1);
         limiter.begin_anew(after);
         assert!(!limiter.has_place());
-        limiter.in_flight = 0;
+        limiter.under_way = UnderWay::default();
         for _ in 0..4 {
             let started = fill(&mut limiter, after);
-            (0..started).for_each(|_| limiter.ended(Load::Fine, after, after));
+            (0..started).for_each(|_| limiter.ended(Load::Fine, 1, after, after));
         }
-        limiter.ended(Load::TooMuch, before, after);
+        limiter.ended(Load::TooMuch, 1, before, after);
         assert_eq!(limiter.limit, 5);
     }
 }

@@ -11,6 +11,8 @@
 
 mod attempt;
 mod breaker;
+mod bucket;
+mod budget;
 mod dispatcher;
 mod endpoint;
 mod failures;
@@ -67,6 +69,8 @@ pub struct Parts {
     pub longest_retry_after: Duration,
     /// This node among the others.
     pub member: Member,
+    /// Requests under way at a time, of all triggers together.
+    pub max_in_flight: usize,
 }
 
 /// Why delivery cannot work.

@@ -28,7 +28,8 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    fn bytes(&self) -> usize {
+    /// What it takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
         self.logged.event.size() + EVENT_BYTES
     }
 }

@@ -12,12 +12,12 @@ use super::Endpoint;
 use super::failures::Failures;
 use super::fetch::Place;
 use super::intake::{Intake, Tail};
-use super::limiter::{DEFAULT_MAX_IN_FLIGHT, Limiter, Load};
+use super::limiter::{Limiter, Load};
 use super::outages::Flow;
 use super::pause::Pause;
 use super::rows::{EVENT_BYTES, Ready, Rows};
 use super::tracker::Tracker;
-use crate::model::{EventId, LANES, Verdict};
+use crate::model::{EventId, LANES, Limits, Verdict};
 use crate::queue::{Backlog, Bounds, Deferred, Logged, Parked, Settled, Skipped};
 
 const MAX_READY: usize = 4_000;
@@ -50,7 +50,7 @@ pub(super) struct TriggerQueue {
     held_allowance: usize,
     /// Bytes of row text of an event, about, as the last ones had.
     usual_size: usize,
-    limiter: Limiter,
+    pub(super) limiter: Limiter,
     flow: Flow,
     tracker: Tracker,
     /// How far the log was taken; follows the log's end while live.
@@ -83,7 +83,7 @@ impl TriggerQueue {
             allowance: *READY_BYTES_OF_ONE.start(),
             held_allowance: *HELD_ROWS_OF_ONE.start(),
             usual_size: 0,
-            limiter: Limiter::new(DEFAULT_MAX_IN_FLIGHT),
+            limiter: Limiter::new(Limits::default()),
             flow: Flow::Free,
             tracker: Tracker::default(),
             taken_to,
@@ -288,7 +288,7 @@ impl TriggerQueue {
         self.flow == Flow::Probe
     }
 
-    /// Whether `next` may give an event.
+    /// Whether `next` may give an event, now or when the rate allows it.
     pub(super) fn can_send(&self) -> bool {
         let may_start = match self.flow {
             Flow::Free => self.limiter.has_place(),
@@ -304,18 +304,19 @@ impl TriggerQueue {
 
     /// The next event to send, which counts as in flight from now on.
     pub(super) fn next(&mut self) -> Option<(Ready, Arc<Endpoint>)> {
-        if !self.can_send() {
+        let now = Instant::now();
+        if !self.can_send() || self.limiter.ready_at().is_some_and(|at| at > now) {
             return None;
         }
         let endpoint = Arc::clone(self.endpoint.as_ref().ok()?);
         let ready = self.rows.next(endpoint.ordering)?;
-        self.limiter.started(Instant::now());
+        self.limiter.started(ready.bytes(), now);
         Some((ready, endpoint))
     }
 
     /// A request that was started then ended, whatever its outcome.
-    pub(super) fn request_ended(&mut self, settled: &Settled, started_at: Instant) {
-        self.limiter.ended(Load::of(&settled.attempt.outcome), started_at, Instant::now());
+    pub(super) fn request_ended(&mut self, settled: &Settled, size: usize, started_at: Instant) {
+        self.limiter.ended(Load::of(&settled.attempt.outcome), size, started_at, Instant::now());
         if settled.attempt.verdict == Verdict::Paused && self.pause.endpoint_is_gone() {
             let trigger = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.name);
             warn!(trigger, "its endpoint answered 410 Gone twice, so it is paused and its events are held; resume it");

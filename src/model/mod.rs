@@ -3,6 +3,7 @@
 mod attempt;
 mod event;
 mod lane_set;
+mod limits;
 mod ordering;
 mod position;
 mod retry_conf;
@@ -16,6 +17,7 @@ pub use event::{
     Event, EventId, LANES, Lane, Operation, RowHash, derive_event_id, derive_row_hash, lane_of, trigger_lane,
 };
 pub use lane_set::{LaneSet, fair_share};
+pub use limits::{Limits, Rate};
 pub use ordering::{OnDead, Ordering, WHOLE_TRIGGER};
 pub use position::{Lsn, Position, Timestamp};
 pub use retry_conf::{Backoff, DEFAULT_INTERVAL_SEC, DEFAULT_TIMEOUT_SEC, RetryConf, Statuses};

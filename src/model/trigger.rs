@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{OnDead, Ordering, RetryConf, Subject};
+use super::{Limits, OnDead, Ordering, RetryConf, Subject};
 
 /// A trigger as the catalogue holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub struct Definition {
     /// When to try again.
     #[serde(default)]
     pub retry_conf: RetryConf,
+    /// How much may be sent at a time.
+    #[serde(flatten)]
+    pub limits: Limits,
     /// Whether an UPDATE also fires when none of its `columns` changed.
     #[serde(default)]
     pub fire_on_unchanged: bool,

@@ -51,6 +51,8 @@ pub struct Config {
     pub roles: Roles,
     /// How long requests under way may go on after a stop.
     pub grace: Duration,
+    /// Requests under way at a time, of all triggers together.
+    pub max_in_flight: usize,
     /// The longest that a webhook may ask to be left alone with `Retry-After`.
     pub max_retry_after: Duration,
     /// How long events are kept.
@@ -101,6 +103,9 @@ impl Problems {
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_GRACE: &str = "30s";
+const DEFAULT_MAX_IN_FLIGHT: usize = 1024;
+/// Each takes a connection and the memory of a request.
+const MOST_IN_FLIGHT: usize = 10_000;
 const DEFAULT_MAX_RETRY_AFTER: &str = "24h";
 const DEFAULT_RETENTION: &str = "7d";
 const DEFAULT_DEAD_RETENTION: &str = "30d";
@@ -149,8 +154,8 @@ impl Config {
             ));
         }
         let grace = problems.note(duration("grace", raw.grace.as_deref().unwrap_or(DEFAULT_GRACE)));
-        let max_retry_after = raw.max_retry_after.as_deref().unwrap_or(DEFAULT_MAX_RETRY_AFTER);
-        let max_retry_after = problems.note(duration("max-retry-after", max_retry_after));
+        let max_in_flight = problems.note(max_in_flight(raw.max_in_flight.as_deref()));
+        let max_retry_after = problems.note(max_retry_after(raw.max_retry_after.as_deref()));
         let retention = retention(raw.retention.as_deref(), raw.dead_retention.as_deref(), &mut problems);
         let replica_identity = problems.note(replica_identity(raw.replica_identity.as_deref()));
         let node_timeout = problems.note(node_timeout(raw.node_timeout.as_deref().unwrap_or(DEFAULT_NODE_TIMEOUT)));
@@ -164,13 +169,12 @@ impl Config {
         else {
             return Err(problems);
         };
-        let (Some(max_retry_after), Some(retention), Some(node_timeout)) = (max_retry_after, retention, node_timeout)
+        let (Some(max_in_flight), Some(max_retry_after), Some(retention), Some(node_timeout), Some(heartbeat)) =
+            (max_in_flight, max_retry_after, retention, node_timeout, heartbeat)
         else {
             return Err(problems);
         };
-        let (Some(heartbeat), Some(slot_failover), Some(log_format), true) =
-            (heartbeat, slot_failover, log_format, problems.is_empty())
-        else {
+        let (Some(slot_failover), Some(log_format), true) = (slot_failover, log_format, problems.is_empty()) else {
             return Err(problems);
         };
         Ok(Config {
@@ -181,6 +185,7 @@ impl Config {
             admin_secret: admin_secret.map(SecretString::from),
             roles,
             grace,
+            max_in_flight,
             max_retry_after,
             retention,
             node_timeout,
@@ -220,6 +225,16 @@ fn queue(
 fn address(text: &str) -> Result<SocketAddr, String> {
     let text = text.replacen("localhost:", "127.0.0.1:", 1);
     text.parse().map_err(|_| format!("--listen {text:?}: use an address with a port, such as {DEFAULT_LISTEN}"))
+}
+
+fn max_in_flight(text: Option<&str>) -> Result<usize, String> {
+    let Some(text) = text else { return Ok(DEFAULT_MAX_IN_FLIGHT) };
+    let count = text.parse().ok().filter(|count| (1..=MOST_IN_FLIGHT).contains(count));
+    count.ok_or_else(|| format!("--max-in-flight {text:?}: use a number from 1 to {MOST_IN_FLIGHT}"))
+}
+
+fn max_retry_after(text: Option<&str>) -> Result<Duration, String> {
+    duration("max-retry-after", text.unwrap_or(DEFAULT_MAX_RETRY_AFTER))
 }
 
 fn duration(name: &str, text: &str) -> Result<Duration, String> {
@@ -322,6 +337,7 @@ mod tests {
         assert_eq!((source.slot.as_str(), source.publication.as_str()), ("walhook_default", "walhook_default"));
         assert_eq!(config.listen.to_string(), DEFAULT_LISTEN);
         assert_eq!(config.grace, Duration::from_secs(30));
+        assert_eq!(config.max_in_flight, 1024);
         assert_eq!(config.max_retry_after, Duration::from_secs(24 * 60 * 60));
         let day = Duration::from_secs(86_400);
         assert_eq!(config.retention, Retention { events: 7 * day, dead: 30 * day });
@@ -336,6 +352,7 @@ mod tests {
             queue_password: Some("hunter2".into()),
             listen: Some("0.0.0.0:80".into()),
             grace: Some("soon".into()),
+            max_in_flight: Some("0".into()),
             max_retry_after: Some("a while".into()),
             retention: Some("0d".into()),
             dead_retention: Some("never".into()),
@@ -352,6 +369,7 @@ mod tests {
             "--database-url",
             "--queue-password",
             "--grace",
+            "--max-in-flight",
             "--max-retry-after",
             "--retention 0",
             "--dead-retention",

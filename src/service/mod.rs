@@ -276,6 +276,7 @@ impl Tasks {
             grace: config.grace,
             longest_retry_after: config.max_retry_after,
             member,
+            max_in_flight: config.max_in_flight,
         };
         let stop = self.stop.clone();
         self.running

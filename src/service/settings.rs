@@ -73,6 +73,9 @@ pub struct RawSettings {
     /// How long requests under way may go on after a stop [default: 30s]
     #[arg(long, env = "WALHOOK_GRACE", value_name = "DURATION")]
     pub grace: Option<String>,
+    /// Requests under way at a time, of all triggers together [default: 1024]
+    #[arg(long, env = "WALHOOK_MAX_IN_FLIGHT", value_name = "COUNT")]
+    pub max_in_flight: Option<String>,
     /// The longest that a webhook may ask to be left alone with Retry-After [default: 24h]
     #[arg(long, env = "WALHOOK_MAX_RETRY_AFTER", value_name = "DURATION")]
     pub max_retry_after: Option<String>,
@@ -150,6 +153,7 @@ impl RawSettings {
             admin_secret_file: self.admin_secret_file.or(file.admin_secret_file.filter(|_| !secret_given)),
             only: self.only.or(file.only),
             grace: self.grace.or(file.grace),
+            max_in_flight: self.max_in_flight.or(file.max_in_flight),
             max_retry_after: self.max_retry_after.or(file.max_retry_after),
             retention: self.retention.or(file.retention),
             dead_retention: self.dead_retention.or(file.dead_retention),

@@ -41,7 +41,7 @@ fn check_url(text: &str) -> Result<(), &'static str> {
 mod tests {
     use super::*;
     use crate::model::{
-        Header, HeaderValue as Value, OnDead, Operations, Ordering, RetryConf, Subject, TableName, Webhook,
+        Header, HeaderValue as Value, Limits, OnDead, Operations, Ordering, RetryConf, Subject, TableName, Webhook,
     };
 
     fn definition(url: &str, headers: Vec<Header>) -> Definition {
@@ -54,6 +54,7 @@ mod tests {
             enable_manual: true,
             headers,
             retry_conf: RetryConf::default(),
+            limits: Limits::default(),
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,

@@ -2,6 +2,7 @@
 
 mod decode;
 mod error;
+mod limits;
 mod node;
 mod request;
 mod retry_conf;

@@ -313,6 +313,17 @@ fn argument_errors() -> Vec<(Value, &'static str, String)> {
             "max_interval_sec bounds a growing pause: set \"backoff\": \"exponential\", or leave it out",
         ),
         (json!({ "retry_conf": { "jitter_percent": 101 } }), "$.retry_conf.jitter_percent", "at most 100"),
+        (json!({ "max_in_flight": 0 }), "$.max_in_flight", "from 1 to 10000; to send nothing, pause the trigger"),
+        (
+            json!({ "rate_limit_per_sec": 0.0001 }),
+            "$.rate_limit_per_sec",
+            "expecting requests a second, from 0.001 to 1000000; to send nothing, pause the trigger",
+        ),
+        (
+            json!({ "rate_limit_per_sec": "5" }),
+            "$.rate_limit_per_sec",
+            "expecting requests a second, from 0.001 to 1000000; to send nothing, pause the trigger",
+        ),
         (
             json!({ "retry_conf": { "give_up_on": [404, 200] } }),
             "$.retry_conf.give_up_on[1]",

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::delivery::{self, Endpoint};
 use crate::model::{
-    Definition, Environment, Event, Lsn, OnDead, Operation, Operations, Ordering, Position, RetryConf, Subject,
+    Definition, Environment, Event, Limits, Lsn, OnDead, Operation, Operations, Ordering, Position, RetryConf, Subject,
     TableName, Timestamp, Trigger, Webhook,
 };
 use crate::postgres::Session;
@@ -130,6 +130,7 @@ pub(super) fn endpoint(url: String) -> anyhow::Result<Endpoint> {
             enable_manual: false,
             headers: Vec::new(),
             retry_conf: RetryConf::default(),
+            limits: Limits::default(),
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,

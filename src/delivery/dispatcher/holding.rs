@@ -24,7 +24,7 @@ const NAMES: usize = 5;
 impl Dispatcher {
     /// Tells the endpoint's breaker. A failure that is part of an outage costs the event none of its retries.
     pub(super) fn judge(&mut self, ended: &mut Ended) {
-        let Ended { settled, endpoint, started_at } = ended;
+        let Ended { settled, endpoint, started_at, .. } = ended;
         let outcome = &settled.attempt.outcome;
         let attempt = breaker::Ended {
             event_id: settled.event_id,
@@ -86,8 +86,8 @@ impl Dispatcher {
     }
 
     /// Lets the triggers of an endpoint that is due for a probe send one.
-    pub(super) fn ask_for_probes(&mut self) {
-        let asked = self.outages.ask_for_probes(Instant::now());
+    pub(super) fn ask_for_probes(&mut self, now: Instant) {
+        let asked = self.outages.ask_for_probes(now);
         self.set_flow(&asked, Flow::Probe);
     }
 

@@ -6,7 +6,7 @@ mod reactions;
 mod starts;
 mod stopping;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use self::feeding::Held;
 use super::attempt::Ended;
+use super::budget::Budget;
 use super::fetch::Fetched;
 use super::outages::Outages;
 use super::recorder::{Recorder, Report, Work};
@@ -28,10 +29,6 @@ use crate::node::Member;
 use crate::postgres::Pool;
 use crate::queue::{Batch, FeedItem, FeedReceiver};
 
-/// Requests under way at a time, of all triggers together.
-const MAX_IN_FLIGHT: usize = 1024;
-/// Events whose request is under way or whose outcome is not yet durable: what a crash may send again.
-const MAX_BUSY: usize = 2048;
 /// Between two recordings, unless there is much to record: nobody waits for the record of an accepted event, and each
 /// one is a commit on a server that the application shares.
 const BETWEEN_RECORDINGS: Duration = Duration::from_millis(20);
@@ -81,8 +78,12 @@ pub(super) struct Dispatcher {
     heads: Heads,
     /// From the start of a request until its outcome is durable.
     busy: HashSet<EventId>,
-    /// How many of those have their request under way.
-    requests: usize,
+    /// The most of those: what a crash may send again.
+    max_busy: usize,
+    /// Those whose request is under way.
+    budget: Budget,
+    /// Triggers whose rate allows no request before then.
+    paced: BTreeSet<(Instant, Uuid)>,
     ended: mpsc::UnboundedReceiver<Ended>,
     ended_sender: mpsc::UnboundedSender<Ended>,
     /// To be recorded.
@@ -142,7 +143,9 @@ impl Dispatcher {
             in_turns: HashSet::new(),
             heads: Heads::default(),
             busy: HashSet::new(),
-            requests: 0,
+            max_busy: (2 * parts.max_in_flight).max(parts.max_in_flight + TURN),
+            budget: Budget::new(parts.max_in_flight),
+            paced: BTreeSet::new(),
             ended,
             ended_sender,
             unrecorded: Batch::default(),
@@ -181,7 +184,7 @@ impl Dispatcher {
             self.advance();
             let due_at = self.due_at();
             let held_until = self.held.as_ref().map(|held| held.until);
-            let probe_at = self.outages.next_probe().filter(|_| self.owner);
+            let wake_at = self.wake_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -194,7 +197,7 @@ impl Dispatcher {
                 item = next_item(&mut self.feed), if self.held.is_none() => self.on_feed(item),
                 () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
                 () = sleep_until(self.record_at), if self.waits_to_record() => {}
-                () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => self.ask_for_probes(),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => self.start_due(),
                 _ = cursor_clock.tick() => self.cursors_due = true,
                 _ = head_clock.tick() => self.look_at_heads(),
@@ -214,6 +217,7 @@ impl Dispatcher {
         self.take_held();
         if self.owner {
             self.start_reads();
+            self.wake();
             if self.member.lease.is_valid() {
                 self.start_attempts();
             }

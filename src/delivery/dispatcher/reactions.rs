@@ -85,11 +85,11 @@ impl Dispatcher {
     }
 
     pub(super) fn on_ended(&mut self, mut ended: Ended) {
-        self.requests -= 1;
         self.judge(&mut ended);
-        let Ended { settled, started_at, .. } = ended;
+        let Ended { settled, started_at, size, .. } = ended;
+        self.budget.taken().remove(size);
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
-            queue.request_ended(&settled, started_at);
+            queue.request_ended(&settled, size, started_at);
             self.look_for_reads |= !queue.is_live();
             if queue.can_send() {
                 self.give_turn(settled.trigger_id);
@@ -199,6 +199,7 @@ impl Dispatcher {
                 (None, None) => self.load_again = true,
             }
             let Some(queue) = self.triggers.get_mut(&trigger.id) else { continue };
+            queue.limiter.apply(trigger.definition.limits);
             if queue.pause.is_told(paused) {
                 let (name, what) =
                     (&trigger.definition.name, if paused { "paused: its events are held" } else { "resumed" });

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MAX_BUSY, MAX_IN_FLIGHT, MUCH_TO_RECORD, READS, TURN};
+use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, READS, TURN};
 use crate::delivery::attempt::attempt;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
@@ -12,16 +12,18 @@ use crate::queue::{Batch, CursorMove};
 
 impl Dispatcher {
     pub(super) fn start_attempts(&mut self) {
-        while self.requests < MAX_IN_FLIGHT && self.busy.len() + TURN <= MAX_BUSY {
-            let Some(id) = self.turns.pop_front() else { return };
+        let (triggers, mut over_their_share) = (self.triggers.len(), Vec::new());
+        while !self.budget.is_full() && self.busy.len() + TURN <= self.max_busy {
+            let Some(id) = self.turns.pop_front() else { break };
             self.in_turns.remove(&id);
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
-            let mut probe = None;
+            let (mut probe, mut is_allowed) = (None, true);
             for _ in 0..TURN {
+                is_allowed = self.budget.allows(queue.limiter.under_way(), triggers);
                 let is_probe = queue.is_probing();
-                let Some((ready, endpoint)) = queue.next() else { break };
+                let Some((ready, endpoint)) = is_allowed.then(|| queue.next()).flatten() else { break };
                 self.busy.insert(ready.logged.id());
-                self.requests += 1;
+                self.budget.taken().add(ready.bytes());
                 if is_probe {
                     probe = Some((endpoint.url.clone(), ready.logged.id()));
                 }
@@ -38,13 +40,37 @@ impl Dispatcher {
             self.look_for_parked |= queue.wants_to_park();
             // What there was for a probe may wait behind others.
             self.look_for_reads |= probe.is_none() && queue.is_probing();
-            let has_more = queue.can_send();
+            let (has_more, paced_to) = (queue.can_send(), queue.limiter.ready_at());
             if let Some((url, event_id)) = probe {
                 self.on_probe(&url, event_id);
+            } else if has_more && !is_allowed {
+                over_their_share.push(id);
+            } else if let (true, Some(at)) = (has_more, paced_to) {
+                self.paced.insert((at, id));
             } else if has_more {
                 self.give_turn(id);
             }
         }
+        over_their_share.into_iter().for_each(|id| self.give_turn(id));
+    }
+
+    /// When a clock next lets something start.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let paced = self.paced.first().map(|(at, _)| *at);
+        [paced, self.outages.next_probe()].into_iter().flatten().min().filter(|_| self.owner)
+    }
+
+    /// Gives turns to those that a clock held back.
+    pub(super) fn wake(&mut self) {
+        let now = match self.wake_at() {
+            Some(at) if at <= Instant::now() => Instant::now(),
+            _ => return,
+        };
+        while let Some((_, id)) = self.paced.first().copied().filter(|(at, _)| *at <= now) {
+            self.paced.pop_first();
+            self.give_turn(id);
+        }
+        self.ask_for_probes(now);
     }
 
     pub(super) fn give_turn(&mut self, id: Uuid) {
