@@ -41,9 +41,9 @@ impl Walhook {
         Ok(Walhook { leash, directory, port, client: client()? })
     }
 
-    /// Starts `walhook serve` and waits until it says that it is ready.
-    pub async fn start(database_url: &str) -> anyhow::Result<Walhook> {
-        let mut walhook = Walhook::launch(database_url, &[])?;
+    /// Starts `walhook serve` with further arguments and waits until it says that it is ready.
+    pub async fn start(database_url: &str, arguments: &[&str]) -> anyhow::Result<Walhook> {
+        let mut walhook = Walhook::launch(database_url, arguments)?;
         walhook.wait_until_ready().await?;
         Ok(walhook)
     }
@@ -74,8 +74,8 @@ impl Walhook {
         }
     }
 
-    /// Sends a `create_event_trigger` call.
-    pub async fn create_trigger(&self, request: &Value) -> anyhow::Result<()> {
+    /// Sends a call of the API, such as `create_event_trigger`.
+    pub async fn call(&self, request: &Value) -> anyhow::Result<()> {
         let answer = self.client.post(format!("{}/v1/query", self.api_url())).json(request).send().await;
         let answer =
             answer.with_context(|| format!("POST /v1/query; walhook's log ends with:\n{}", self.log_tail()))?;

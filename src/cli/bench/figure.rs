@@ -14,11 +14,13 @@ pub(super) enum What {
     EndToEnd,
     Latency,
     Writes,
+    Isolation,
     Memory,
 }
 
 impl What {
-    pub const ALL: [What; 5] = [What::WalToQueue, What::EndToEnd, What::Latency, What::Writes, What::Memory];
+    pub const ALL: [What; 6] =
+        [What::WalToQueue, What::EndToEnd, What::Latency, What::Writes, What::Isolation, What::Memory];
 
     /// The heading of its figures.
     pub fn title(self) -> &'static str {
@@ -27,6 +29,7 @@ impl What {
             What::EndToEnd => "End to end, rows/s",
             What::Latency => "Commit to webhook, ms",
             What::Writes => "Application's writes, transactions/s",
+            What::Isolation => "Healthy endpoints beside a bad one",
             What::Memory => "Peak resident memory, MiB",
         }
     }
@@ -49,6 +52,10 @@ impl What {
             What::Writes => {
                 "pgbench simple-update with walhook capturing and delivering each update; the floor is the same with \
                  no slot and no walhook; 0.95 is a slowdown of 5 %"
+            }
+            What::Isolation => {
+                "events a second at all healthy endpoints together, and from commit to webhook at 20 rows/s, each row \
+                 an event for every endpoint; the floor is the same without the bad endpoint, just before or after"
             }
             What::Memory => "the most that the walhook process had (VmHWM), a fresh process for each figure",
         }

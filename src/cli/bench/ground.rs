@@ -148,11 +148,15 @@ impl Database<'_> {
         Ok(connect(&self.ground.cluster.settings(&self.name), "application").await?)
     }
 
-    /// Starts `walhook serve` and lets it watch a table through its public API.
+    /// Starts `walhook serve` and lets it watch a table through its public API; events go to a path of the receiver.
     pub async fn watch(&self, schema: &str, table: &str, operation: &str, path: &str) -> anyhow::Result<Walhook> {
-        let walhook = Walhook::start(&self.url()).await?;
-        let webhook = self.ground.receiver_url(path);
-        walhook.create_trigger(&trigger(schema, table, operation, &webhook)).await?;
+        self.watch_for(schema, table, operation, &self.ground.receiver_url(path)).await
+    }
+
+    /// The same for any webhook.
+    pub async fn watch_for(&self, schema: &str, table: &str, operation: &str, url: &str) -> anyhow::Result<Walhook> {
+        let walhook = Walhook::start(&self.url(), &[]).await?;
+        walhook.call(&trigger(schema, table, operation, url)).await?;
         Ok(walhook)
     }
 

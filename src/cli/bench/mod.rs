@@ -2,6 +2,7 @@
 
 mod figure;
 mod ground;
+mod isolation;
 mod latency;
 mod load;
 mod machine;
@@ -56,6 +57,8 @@ pub enum Kind {
     Latency,
     /// Slowdown of the application's writes
     Writes,
+    /// What a bad endpoint costs a hundred healthy ones
+    Isolation,
     /// Resident memory
     Memory,
 }
@@ -67,13 +70,14 @@ struct Plan {
     latency_time: Duration,
     writes_time: Duration,
     huge_rows: u64,
+    healthy_triggers: u64,
 }
 
 impl Plan {
     fn new(args: &BenchArgs) -> Plan {
-        let (rounds, rows, seconds, huge_rows) = match args.quick {
-            true => (1, QUICK_ROWS, [1, 2], 100_000),
-            false => (ROUNDS, ROWS, [4, 8], 1_000_000),
+        let (rounds, rows, seconds, huge_rows, healthy_triggers) = match args.quick {
+            true => (1, QUICK_ROWS, [1, 2], 100_000, 10),
+            false => (ROUNDS, ROWS, [4, 8], 1_000_000, 100),
         };
         let rows = args.rows.unwrap_or(rows);
         Plan {
@@ -83,6 +87,7 @@ impl Plan {
             latency_time: Duration::from_secs(seconds[0]),
             writes_time: Duration::from_secs(seconds[1]),
             huge_rows,
+            healthy_triggers,
         }
     }
 }
@@ -118,6 +123,9 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
             Some(figure) => figures.push(figure),
             None => skipped.push("the application's writes: this machine has no pgbench".to_owned()),
         }
+    }
+    if is_wanted(Kind::Isolation) {
+        figures.extend(Box::pin(isolation::measure(&ground, &plan)).await?);
     }
     if is_wanted(Kind::Memory) {
         match Box::pin(memory::measure(&ground, &plan)).await? {

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -18,12 +19,20 @@ use tokio::net::TcpListener;
 pub(super) const COUNTED: &str = "/hook";
 /// Of requests to here the time since `created_at` is kept as well.
 pub(super) const TIMED: &str = "/timed";
+/// Requests to here are never answered; those to the next ones late, and with much more than anybody reads. None is
+/// counted.
+pub(super) const HANG: &str = "/hang";
+pub(super) const SLOW: &str = "/slow";
+pub(super) const HUGE: &str = "/huge";
 /// `GET`: how many requests came in since the last reset.
 pub(super) const COUNT: &str = "/count";
 /// `GET`: the kept times in microseconds, as a JSON list.
 pub(super) const TIMES: &str = "/times";
 /// `POST`: forgets count and times.
 pub(super) const RESET: &str = "/reset";
+
+const SLOW_ANSWER: Duration = Duration::from_secs(30);
+const HUGE_ANSWER_BYTES: usize = 10 * 1024 * 1024;
 
 /// The webhooks' receiver of the benchmark.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,10 +42,10 @@ pub struct ReceiverArgs {
     port: u16,
 }
 
-#[derive(Default)]
 struct Seen {
     count: AtomicU64,
     micros: Mutex<Vec<i64>>,
+    huge: Bytes,
 }
 
 /// Receives until it is ended.
@@ -45,7 +54,8 @@ struct Seen {
 /// Where it cannot listen.
 pub async fn receive(args: ReceiverArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).await.context("the receiver cannot listen")?;
-    let seen: Arc<Seen> = Arc::default();
+    let huge = Bytes::from(vec![b'x'; HUGE_ANSWER_BYTES]);
+    let seen = Arc::new(Seen { count: AtomicU64::default(), micros: Mutex::default(), huge });
     loop {
         let (stream, _) = listener.accept().await.context("the receiver cannot accept")?;
         stream.set_nodelay(true).context("a connection without its settings")?;
@@ -69,18 +79,36 @@ async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Full
             times().clear();
             String::new()
         }
+        (&Method::POST, HANG | SLOW | HUGE) => return misbehave(seen, request).await,
         _ => {
             let body = read(request, is_timed).await?;
             if is_timed {
                 times().extend(micros_since_created(&body, Utc::now()));
             }
             seen.count.fetch_add(1, Ordering::Relaxed);
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
+            return Ok(no_content());
         }
     };
     Ok(Response::new(Full::from(body)))
+}
+
+fn no_content() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+async fn misbehave(seen: &Seen, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let path = request.uri().path().to_owned();
+    read(request, false).await?;
+    match path.as_str() {
+        HUGE => Ok(Response::new(Full::new(seen.huge.clone()))),
+        SLOW => {
+            tokio::time::sleep(SLOW_ANSWER).await;
+            Ok(no_content())
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 /// Every byte has to come in, but only a timed request is looked at.

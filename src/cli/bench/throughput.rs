@@ -114,7 +114,15 @@ async fn errors_of(mut child: Child) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default()
 }
 
-async fn wait_until_queued(database: &Database<'_>, walhook: &mut Walhook, rows: u64) -> anyhow::Result<Instant> {
+/// Waits until walhook's queue has all rows of its one trigger.
+///
+/// # Errors
+/// When walhook ends, or it takes too long.
+pub(super) async fn wait_until_queued(
+    database: &Database<'_>,
+    walhook: &mut Walhook,
+    rows: u64,
+) -> anyhow::Result<Instant> {
     // One probe of an index; the log counts from 1.
     let last = "select seq from walhook.event \
                 where trigger_id = (select id from walhook.trigger) and source_id = (select id from walhook.source) \

@@ -25,7 +25,7 @@ impl Stage {
         let session = connect(&cluster.settings("postgres"), "walhook demo").await?;
         session.batch_execute(&format!("create database {DATABASE}")).await?;
         let started = Instant::now();
-        let walhook = Walhook::start(&cluster.url(DATABASE)).await?;
+        let walhook = Walhook::start(&cluster.url(DATABASE), &[]).await?;
         Ok(Stage { walhook, cluster, ready_after: started.elapsed() })
     }
 
@@ -36,7 +36,7 @@ impl Stage {
 
     /// Sends a `create_event_trigger` call.
     pub async fn create_trigger(&self, request: &Value) -> anyhow::Result<()> {
-        self.walhook.create_trigger(request).await
+        self.walhook.call(request).await
     }
 
     /// Stops walhook as an operator would, which is a part of the check, then Postgres.
