@@ -212,6 +212,27 @@ async fn a_replay_is_cancelled_and_ends_with_its_trigger() {
 }
 
 #[tokio::test]
+async fn held_and_replayed_events_of_a_row_keep_their_order() {
+    let scene = Scene::start("create table items (id int primary key, n int)").await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items values (1, 0)").await;
+    wait_for_delivered(&scene, &scene.sql, 1).await;
+    scene.succeed("pause_event_trigger", json!({"name": "t"})).await;
+    scene.execute("do $$ begin for i in 1..40 loop update items set n = i; end loop; end $$").await;
+    scene.settle().await;
+    scene.succeed("resume_event_trigger", json!({"name": "t"})).await;
+    wait_for_delivered(&scene, &scene.sql, 41).await;
+    let ns = |requests: &[Request]| -> Vec<Value> {
+        requests.iter().map(|request| request.json()["event"]["data"]["new"]["n"].clone()).collect()
+    };
+    let expected: Vec<Value> = (0..=40).map(Value::from).collect();
+    assert_eq!(ns(&scene.receiver.requests("/t")), expected, "held");
+    let (id, _) = replay(&scene, json!({"from_lsn": "0/0"})).await;
+    wait_for_state(&scene, &id, "done").await;
+    assert_eq!(ns(&of_replay(&scene, &id)), expected, "replayed");
+}
+
+#[tokio::test]
 async fn the_command_counts_asks_and_waits() {
     let scene = Scene::start(ITEMS).await;
     scene.create("t", "items", "/t", json!({})).await;

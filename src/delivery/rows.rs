@@ -154,7 +154,8 @@ impl Rows {
         }
         self.waiting += 1;
         if ready.deferred {
-            row.waiting.push_front(ready);
+            let place = row.waiting.partition_point(|before| before.deferred);
+            row.waiting.insert(place, ready);
         } else {
             row.waiting.push_back(ready);
             if row.held {
@@ -273,6 +274,21 @@ mod tests {
         let mut rows = Rows::default();
         events.iter().for_each(|(seq, row)| rows.push_fresh(event(*seq, *row)));
         rows
+    }
+
+    #[test]
+    fn events_that_are_sent_again_together_keep_their_order_and_go_before_those_of_the_log() {
+        let mut rows = rows(&[(9, Some(5))]);
+        (1..=4).for_each(|seq| rows.push_deferred(event(seq, Some(5)), 0, None));
+        let mut order = Vec::new();
+        loop {
+            let started = start(&mut rows, Ordering::Row);
+            let [(seq, _)] = started[..] else { break };
+            order.push(seq);
+            rows.unlock(5, Uuid::from_u128(seq as u128));
+        }
+        let again: Vec<i64> = order.iter().copied().filter(|seq| *seq < 9).collect();
+        assert_eq!((again, order.len()), (vec![1, 2, 3, 4], 5), "{order:?}");
     }
 
     /// Starts whatever may go; gives each event's place with what it locks.
