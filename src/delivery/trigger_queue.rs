@@ -392,3 +392,33 @@ impl TriggerQueue {
         Some(std::array::from_fn(|lane| moved[lane].max(self.floor[lane])))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::{HeaderMap, Uri};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{OnDead, Ordering, RetryConf};
+
+    #[test]
+    fn a_trigger_with_too_many_held_rows_leaves_the_log_alone_until_some_are_free() {
+        let endpoint = Endpoint {
+            trigger_id: Uuid::nil(),
+            name: "t".into(),
+            url: Uri::from_static("http://a/"),
+            headers: HeaderMap::new(),
+            retry_conf: RetryConf::default(),
+            transaction: false,
+            ordering: Ordering::default(),
+            on_dead: OnDead::default(),
+        };
+        let held = (1..=5_000).map(|row| (0, row)).collect();
+        let place = Place { floor: [0; LANES as usize], dealt_with: HashSet::new(), held };
+        let mut queue = TriggerQueue::new(1, Ok(Arc::new(endpoint)), place);
+        queue.share_memory(1);
+        assert!(queue.wants_read(100).is_none());
+        (1..=1_000).for_each(|row| queue.rows.free(row));
+        assert!(queue.wants_read(100).is_some());
+    }
+}
