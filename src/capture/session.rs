@@ -18,7 +18,7 @@ use super::health::Keeper;
 use super::names::Names;
 use super::pace::Pace;
 use super::slot::{self, Sessions};
-use super::take_over::{open_stream, own_source};
+use super::take_over::{Opening, own_source};
 use super::types::TypeCatalogue;
 use super::{Error, Options, State};
 use crate::matching::Matcher;
@@ -62,7 +62,16 @@ pub(super) async fn run(
     let types = Types::new(options.stringify_numeric_types);
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches, types);
     let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
-    let Some(stream) = open_stream(options, &prepared.facts, progress.lsn, stop).await? else { return Ok(()) };
+    let opening = Opening {
+        options,
+        facts: &prepared.facts,
+        node,
+        source_id: prepared.source_id,
+        control: &control,
+        queue: writer.session(),
+        from: progress.lsn,
+    };
+    let Some(stream) = opening.open(stop).await? else { return Ok(()) };
     feed.tell_head(prepared.source_id, progress.last_seq);
     state.send_replace(State::Streaming);
     info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);

@@ -53,45 +53,77 @@ pub(super) async fn own_source(
     }
 }
 
-/// Opens the stream, once the server has noticed that the last reader of the slot is gone. The source is ours, so no
-/// other node can be that reader. `None` when stopped.
-pub(super) async fn open_stream(
-    options: &Options,
-    facts: &Facts,
-    from: Lsn,
-    stop: &CancellationToken,
-) -> Result<Option<Stream>, Error> {
-    let mut pause = FIRST_SLOT_PAUSE;
-    loop {
-        let error = match start_stream(options, facts, from).await {
-            Ok(stream) => return Ok(Some(stream)),
-            Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
-            // The next try looks at the slot through SQL first and says exactly what is wrong with it.
-            Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
-                return Err(ended(error));
+/// What the stream of a source that is ours is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) options: &'a Options,
+    pub(super) facts: &'a Facts,
+    pub(super) node: Uuid,
+    pub(super) source_id: i16,
+    /// With the source's database.
+    pub(super) control: &'a Session,
+    pub(super) queue: &'a Session,
+    pub(super) from: Lsn,
+}
+
+impl Opening<'_> {
+    /// Opens the stream, once the server has let the last reader of the slot go. The source is ours, so no other node
+    /// can be that reader any more. `None` when stopped.
+    pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Stream>, Error> {
+        let source = &self.options.source;
+        let mut pause = FIRST_SLOT_PAUSE;
+        loop {
+            let error = match self.start().await {
+                Ok(stream) => {
+                    within(APPEND_TIMEOUT, queue::note_reader(&**self.queue, self.source_id, self.node)).await?;
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.sqlstate() == Some(SLOT_IN_USE) => error,
+                // The next try looks at the slot through SQL first and says exactly what is wrong with it.
+                Err(error) if [SLOT_MISSING, SLOT_UNUSABLE].map(Some).contains(&error.sqlstate()) => {
+                    return Err(ended(error));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if pause == FIRST_SLOT_PAUSE {
+                info!(source, "{error}; waiting for the server to let the slot go");
             }
-            Err(error) => return Err(error.into()),
-        };
-        if pause == FIRST_SLOT_PAUSE {
-            info!(source = options.source, "{error}; waiting for the server to let the slot go");
+            if within(APPEND_TIMEOUT, self.end_last_reader()).await? {
+                info!(source, "ended the stream of the node that read the slot before");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_SLOT_PAUSE),
+            }
         }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_SLOT_PAUSE),
+    }
+
+    /// The last reader may be paused, or cut off: its stream would stand until `wal_sender_timeout`. Only that of the
+    /// node that is known to have read for this queue is ended.
+    async fn end_last_reader(&self) -> Result<bool, Error> {
+        let Some(node) = queue::last_reader(&**self.queue, self.source_id).await? else { return Ok(false) };
+        let sql = include_str!("../../sql/slot_free.sql");
+        Ok(self.control.execute(sql, &[&self.options.slot, &stream_name(node)]).await? > 0)
+    }
+
+    async fn start(&self) -> Result<Stream, postgres::Error> {
+        let Options { database, slot, publication, .. } = self.options;
+        let name = format!("{}{slot}", stream_name(self.node));
+        let mut connection = Connection::connect(database, &name).await?;
+        let system = connection.identify().await?;
+        // Where a name leads to several servers, this may be another one than our sessions are on.
+        if (&system.identifier, system.timeline) != (&self.facts.system_identifier, self.facts.timeline) {
+            return Err(postgres::Error::Ended("it leads to another server than the ordinary sessions do".into()));
         }
+        if self.options.failover {
+            connection.set_failover(slot).await?;
+        }
+        let (from, sender_timeout) = (self.from, self.facts.sender_timeout);
+        connection.start(Start { slot, publication, from, sender_timeout }).await
     }
 }
 
-async fn start_stream(options: &Options, facts: &Facts, from: Lsn) -> Result<Stream, postgres::Error> {
-    let Options { database, slot, publication, .. } = options;
-    let mut connection = Connection::connect(database, &format!("walhook capture {slot}")).await?;
-    let system = connection.identify().await?;
-    // Where a name leads to several servers, this may be another one than our sessions are on.
-    if (&system.identifier, system.timeline) != (&facts.system_identifier, facts.timeline) {
-        return Err(postgres::Error::Ended("it leads to another server than the ordinary sessions do".into()));
-    }
-    if options.failover {
-        connection.set_failover(slot).await?;
-    }
-    connection.start(Start { slot, publication, from, sender_timeout: facts.sender_timeout }).await
+/// How the name of a node's stream begins, as the server shows it. The slot's name comes behind, as far as there is
+/// room.
+fn stream_name(node: Uuid) -> String {
+    format!("walhook capture {:08x} ", node.as_fields().0)
 }

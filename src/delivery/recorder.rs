@@ -17,7 +17,11 @@ use crate::queue::{self, Acquired, Batch, CursorMove, OutcomeWriter, Purpose};
 #[derive(Debug)]
 pub(super) enum Work {
     /// What became of events.
-    Outcomes(Batch),
+    Outcomes {
+        /// Counts how often the lanes were got after others may have had them.
+        tenure: u64,
+        batch: Batch,
+    },
     /// Places the cursors moved to.
     Cursors(Vec<CursorMove>),
 }
@@ -55,6 +59,7 @@ pub(super) struct Recorder {
     pub(super) database: Settings,
     pub(super) member: Member,
     pub(super) work: mpsc::Receiver<Work>,
+    pub(super) tenure: u64,
     /// A few at most: one for each work, two for each session.
     pub(super) reports: mpsc::UnboundedSender<Report>,
 }
@@ -141,12 +146,12 @@ impl Recorder {
         let mut writer = within(OutcomeWriter::new(session)).await?;
         *pause = FIRST_PAUSE;
         let mut still_held = Vec::new();
-        if let Some(Work::Outcomes(batch)) = in_hand.as_mut() {
-            if acquired == Acquired::Anew {
-                // Whoever had the lanes may be done with what these would wait for. They are found in the log again.
-                batch.parked.clear();
-                batch.skipped.clear();
-            }
+        if acquired == Acquired::Anew {
+            // Others may have delivered what these are of, or be done with what they would wait for.
+            *in_hand = None;
+            self.tenure += 1;
+        }
+        if let Some(Work::Outcomes { batch, .. }) = in_hand.as_ref() {
             // The commit may have happened though its answer was lost.
             let recorded = within(writer.is_recorded(batch)).await?;
             still_held =
@@ -161,6 +166,8 @@ impl Recorder {
         loop {
             let work = tokio::select! {
                 work = self.work.recv() => match work {
+                    // Handed over before the dispatcher knew that others may have had the lanes.
+                    Some(Work::Outcomes { tenure, .. }) if tenure != self.tenure => continue,
                     Some(work) => work,
                     None => return Ok(()),
                 },
@@ -169,7 +176,7 @@ impl Recorder {
             };
             let writing = async {
                 match in_hand.insert(work) {
-                    Work::Outcomes(batch) => writer.record(batch).await,
+                    Work::Outcomes { batch, .. } => writer.record(batch).await,
                     Work::Cursors(moves) => writer.write_cursors(moves).await.map(|()| Vec::new()),
                 }
             };
@@ -182,7 +189,7 @@ impl Recorder {
 
     fn report_done(&self, work: Option<Work>, still_held: Vec<(Uuid, RowHash)>) -> bool {
         match work {
-            Some(Work::Outcomes(batch)) => self.report(Report::Recorded { batch, still_held }),
+            Some(Work::Outcomes { batch, .. }) => self.report(Report::Recorded { batch, still_held }),
             Some(Work::Cursors(_)) => self.report(Report::CursorsWritten),
             None => true,
         }

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0016_nodes", include_str!("../../sql/migrations/0016_nodes.sql")),
     ("0017_ordering", include_str!("../../sql/migrations/0017_ordering.sql")),
     ("0018_scheduled", include_str!("../../sql/migrations/0018_scheduled.sql")),
+    ("0019_source_reader", include_str!("../../sql/migrations/0019_source_reader.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

@@ -42,8 +42,8 @@ pub use replay::{advance_replays, forget_replay};
 pub use retention::{Retention, Round, look_after, retain};
 pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
-    Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, note_failure, open_gap,
-    read_progress, record_gap, register_source, source_id, try_capture_lock, write_progress,
+    Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, last_reader, note_failure,
+    note_reader, open_gap, read_progress, record_gap, register_source, source_id, try_capture_lock, write_progress,
 };
 
 use uuid::Uuid;

@@ -1,6 +1,7 @@
 //! Sources: who they are, how far capture came, what was lost.
 
 use tokio_postgres::GenericClient;
+use uuid::Uuid;
 
 use super::Error;
 use super::row::{lsn, pg_lsn};
@@ -169,5 +170,23 @@ pub async fn note_failure(client: &impl GenericClient, name: &str, reason: &str)
 /// What Postgres said.
 pub async fn clear_failure(client: &impl GenericClient, name: &str) -> Result<(), Error> {
     client.execute(include_str!("../../sql/source_recovered.sql"), &[&name]).await?;
+    Ok(())
+}
+
+/// The node that read a source's slot last.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn last_reader(client: &impl GenericClient, source_id: i16) -> Result<Option<Uuid>, Error> {
+    let row = client.query_opt(include_str!("../../sql/source_reader_find.sql"), &[&source_id]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Notes the node that reads a source's slot from now on.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn note_reader(client: &impl GenericClient, source_id: i16, node: Uuid) -> Result<(), Error> {
+    client.execute(include_str!("../../sql/source_reader_note.sql"), &[&source_id, &node]).await?;
     Ok(())
 }

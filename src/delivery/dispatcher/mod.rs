@@ -84,8 +84,10 @@ pub(super) struct Dispatcher {
     budget: Budget,
     /// Triggers whose rate allows no request before then.
     paced: BTreeSet<(Instant, Uuid)>,
-    ended: mpsc::UnboundedReceiver<Ended>,
-    ended_sender: mpsc::UnboundedSender<Ended>,
+    /// Counts how often the lanes were got after others may have had them.
+    tenure: u64,
+    ended: mpsc::UnboundedReceiver<(u64, Ended)>,
+    ended_sender: mpsc::UnboundedSender<(u64, Ended)>,
     /// To be recorded.
     unrecorded: Batch,
     /// Whether a trigger may have events to be parked.
@@ -122,7 +124,8 @@ impl Dispatcher {
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let (database, member) = (parts.database, parts.member);
-        let recorder = Recorder { database, member: member.clone(), work: work_receiver, reports: report_sender };
+        let recorder =
+            Recorder { database, member: member.clone(), tenure: 0, work: work_receiver, reports: report_sender };
         Dispatcher {
             pool: parts.pool,
             client,
@@ -146,6 +149,7 @@ impl Dispatcher {
             max_busy: (2 * parts.max_in_flight).max(parts.max_in_flight + TURN),
             budget: Budget::new(parts.max_in_flight),
             paced: BTreeSet::new(),
+            tenure: 0,
             ended,
             ended_sender,
             unrecorded: Batch::default(),

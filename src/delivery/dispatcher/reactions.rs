@@ -23,8 +23,13 @@ impl Dispatcher {
                 info!("this node delivers");
                 self.owner = true;
                 if anew {
-                    // Others may have delivered meanwhile: what is known of the log is void.
+                    // Others may have delivered meanwhile: what is known of the log is void, and nothing that comes of
+                    // requests of that time may be recorded.
                     self.triggers.clear();
+                    self.busy.clear();
+                    self.unrecorded = Batch::default();
+                    self.recording = false;
+                    self.tenure += 1;
                 }
                 self.start_load();
                 self.start_heads();
@@ -84,10 +89,14 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn on_ended(&mut self, mut ended: Ended) {
+    /// `tenure` is that of the request's start.
+    pub(super) fn on_ended(&mut self, (tenure, mut ended): (u64, Ended)) {
         self.judge(&mut ended);
         let Ended { settled, started_at, size, .. } = ended;
         self.budget.taken().remove(size);
+        if tenure != self.tenure {
+            return;
+        }
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
             queue.request_ended(&settled, size, started_at);
             self.look_for_reads |= !queue.is_live();

@@ -28,10 +28,10 @@ impl Dispatcher {
                     probe = Some((endpoint.url.clone(), ready.logged.id()));
                 }
                 let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
-                let longest_retry_after_sec = self.longest_retry_after.as_secs();
+                let (tenure, longest_retry_after_sec) = (self.tenure, self.longest_retry_after.as_secs());
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    drop(ended.send(attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await));
+                    drop(ended.send((tenure, attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await)));
                 });
                 if is_probe {
                     break;
@@ -115,7 +115,7 @@ impl Dispatcher {
             if batch.is_empty() {
                 return;
             }
-            Work::Outcomes(batch)
+            Work::Outcomes { tenure: self.tenure, batch }
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();
             if moves.is_empty() {
