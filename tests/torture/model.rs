@@ -209,7 +209,8 @@ fn fire(
     expected: &mut HashMap<Uuid, Vec<Expected>>,
 ) {
     let mark = |row: &Row| row.get("mark").map(|mark| mark.parse().expect("a number"));
-    let keyed = if change.new.is_empty() { &change.old } else { &change.new };
+    // An update that changes the key is of the row as it was called before.
+    let keyed = if change.old.is_empty() { &change.new } else { &change.old };
     let row = keyed.get("id").map(|id| format!("{} {:?} {id}", change.subject, keyed.get("kind")));
     for (trigger, _) in active.iter().filter(|(_, asked)| asked.wants(change)) {
         expected.entry(*trigger).or_default().push(Expected {
