@@ -10,6 +10,7 @@ use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -30,6 +31,7 @@ const TRY_EVERY: Duration = Duration::from_millis(20);
 const LOG_LINES: usize = 20;
 /// Another process may take a free port between our look and the server's start.
 const PORT_TRIES: usize = 5;
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
 const SUPERUSER: &str = "postgres";
 
 /// Whether commits survive a crash of the machine.
@@ -284,12 +286,26 @@ impl Cluster {
     }
 }
 
-/// A port on 127.0.0.1 that nobody listens on now.
+/// A port on 127.0.0.1 that nobody listens on now, and that this gives only once. It is below those that systems take for
+/// outgoing connections (from 32768 on Linux), so that none of these has it when somebody wants to listen there, or to
+/// listen there again.
 ///
 /// # Errors
-/// Where the system gives none.
+/// Why nobody could listen on the last of many.
 pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes begin at different ones.
+    let first = std::process::id().wrapping_mul(97);
+    let mut tries_left = PORTS.len();
+    loop {
+        let place = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = PORTS.start + place as u16;
+        tries_left -= 1;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Err(_) if tries_left > 0 => {}
+            listener => return listener.map(|_| port),
+        }
+    }
 }
 
 #[cfg(test)]
