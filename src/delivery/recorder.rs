@@ -60,6 +60,8 @@ pub(super) struct Recorder {
     pub(super) member: Member,
     pub(super) work: mpsc::Receiver<Work>,
     pub(super) tenure: u64,
+    /// Whether others may have had the lanes, which the dispatcher was not told yet.
+    pub(super) anew: bool,
     /// A few at most: one for each work, two for each session.
     pub(super) reports: mpsc::UnboundedSender<Report>,
 }
@@ -131,9 +133,14 @@ impl Recorder {
     ) -> Result<(), Error> {
         let (mut held, mut told) = (0, false);
         let acquired = loop {
-            match within(queue::try_acquire_lanes(&session, self.member.id, &mut held)).await? {
-                Acquired::No => {}
-                acquired => break acquired,
+            match within(queue::try_acquire_lanes(&session, self.member.id, &mut held)).await {
+                Ok(Acquired::No) => {}
+                Ok(acquired) => break acquired,
+                Err(error) => {
+                    // The lanes may have been noted as ours, and the next try would not know whose they were before.
+                    self.anew = true;
+                    return Err(error);
+                }
             }
             if !std::mem::replace(&mut told, true) {
                 info!("another node delivers; standing by");
@@ -143,14 +150,14 @@ impl Recorder {
                 () = tokio::time::sleep(STANDBY_PAUSE) => {}
             }
         };
+        self.anew |= acquired == Acquired::Anew;
+        if self.anew {
+            // Others may have delivered what these are of, or be done with what they would wait for.
+            *in_hand = None;
+        }
         let mut writer = within(OutcomeWriter::new(session)).await?;
         *pause = FIRST_PAUSE;
         let mut still_held = Vec::new();
-        if acquired == Acquired::Anew {
-            // Others may have delivered what these are of, or be done with what they would wait for.
-            *in_hand = None;
-            self.tenure += 1;
-        }
         if let Some(Work::Outcomes { batch, .. }) = in_hand.as_ref() {
             // The commit may have happened though its answer was lost.
             let recorded = within(writer.is_recorded(batch)).await?;
@@ -158,9 +165,9 @@ impl Recorder {
                 within(async { if recorded { writer.release(batch).await } else { writer.record(batch).await } })
                     .await?;
         }
-        if !self.report_done(in_hand.take(), still_held)
-            || !self.report(Report::Owned { anew: acquired == Acquired::Anew })
-        {
+        let anew = std::mem::take(&mut self.anew);
+        self.tenure += u64::from(anew);
+        if !self.report_done(in_hand.take(), still_held) || !self.report(Report::Owned { anew }) {
             return Ok(());
         }
         loop {

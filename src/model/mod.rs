@@ -2,7 +2,6 @@
 
 mod attempt;
 mod event;
-mod lane_set;
 mod limits;
 mod ordering;
 mod position;
@@ -16,7 +15,6 @@ pub use attempt::{Attempt, Failure, FailureKind, Outcome, Response, Verdict};
 pub use event::{
     Event, EventId, LANES, Lane, Operation, RowHash, derive_event_id, derive_row_hash, lane_of, trigger_lane,
 };
-pub use lane_set::{LaneSet, fair_share};
 pub use limits::{Limits, Rate};
 pub use ordering::{OnDead, Ordering, WHOLE_TRIGGER};
 pub use position::{Lsn, Position, Timestamp};

@@ -1,4 +1,4 @@
-//! This node among the others: its heartbeats, its lease, its share of the lanes, and who was silent for too long. A
+//! This node among the others: its heartbeats, its lease, and who was silent for too long. A
 //! task with a session of its own, so that no batch keeps it from saying that it lives.
 
 use std::sync::Arc;
@@ -7,21 +7,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{Lease, Moment};
-use crate::model::fair_share;
 use crate::postgres::Settings;
 use crate::queue::{self, Buried, Node, Notice, Peer, Registry};
 
 /// Where this node stands among the others that deliver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How many lanes it is to have.
-    pub share: usize,
-    /// How many of them started before it; they begin to look for lanes at different ones.
-    pub place: usize,
     /// How often it was registered: each time but the first, others had taken it for dead.
     pub registrations: u64,
 }
@@ -134,7 +129,8 @@ impl Membership {
             if judges && peers.iter().any(|peer| self.is_dead(peer)) && self.bury(&registry).await? {
                 continue;
             }
-            self.publish(&peers);
+            // The lease is longer now.
+            self.standing.send_modify(|_| ());
             if leaving && !std::mem::replace(&mut told_leaving, true) {
                 self.within(registry.tell(Notice::Lanes)).await?;
             }
@@ -190,20 +186,6 @@ impl Membership {
             () = sleep_until(next) => {}
         }
         false
-    }
-
-    fn publish(&self, peers: &[Peer]) {
-        let staying: Vec<Uuid> =
-            peers.iter().filter(|peer| peer.delivers && !peer.leaving).map(|peer| peer.id).collect();
-        let place = staying.iter().position(|id| *id == self.node.id).filter(|_| !self.leaving.is_cancelled());
-        let share = place.map_or(0, |place| fair_share(place, staying.len()));
-        self.standing.send_modify(|standing| {
-            if self.node.delivers && standing.share != share {
-                info!("{} nodes deliver; this one is to have {share} of the lanes", staying.len());
-            }
-            standing.share = share;
-            standing.place = place.unwrap_or(0);
-        });
     }
 
     fn is_dead(&self, peer: &Peer) -> bool {

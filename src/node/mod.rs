@@ -1,4 +1,4 @@
-//! This node among the others that work on the same queue: that it lives, who else does, and which share is its own.
+//! This node among the others that work on the same queue: that it lives, and who else does.
 
 mod lease;
 mod membership;

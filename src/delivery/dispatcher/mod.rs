@@ -124,8 +124,14 @@ impl Dispatcher {
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let (database, member) = (parts.database, parts.member);
-        let recorder =
-            Recorder { database, member: member.clone(), tenure: 0, work: work_receiver, reports: report_sender };
+        let recorder = Recorder {
+            database,
+            member: member.clone(),
+            tenure: 0,
+            anew: false,
+            work: work_receiver,
+            reports: report_sender,
+        };
         Dispatcher {
             pool: parts.pool,
             client,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -23,13 +24,7 @@ impl Dispatcher {
                 info!("this node delivers");
                 self.owner = true;
                 if anew {
-                    // Others may have delivered meanwhile: what is known of the log is void, and nothing that comes of
-                    // requests of that time may be recorded.
-                    self.triggers.clear();
-                    self.busy.clear();
-                    self.unrecorded = Batch::default();
-                    self.recording = false;
-                    self.tenure += 1;
+                    self.forget();
                 }
                 self.start_load();
                 self.start_heads();
@@ -41,6 +36,20 @@ impl Dispatcher {
             }
             Report::CursorsWritten => self.recording = false,
         }
+    }
+
+    /// Others may have delivered meanwhile: what is known of the log, or is being read of it, is void, and nothing that
+    /// comes of requests of that time may be recorded.
+    fn forget(&mut self) {
+        self.triggers.clear();
+        self.busy.clear();
+        self.unrecorded = Batch::default();
+        self.recording = false;
+        self.tenure += 1;
+        self.fetches = JoinSet::new();
+        (self.reading, self.due_running, self.heads_running) = (0, false, false);
+        (self.loading, self.load_again) = (false, false);
+        self.waiters_of_next_load.append(&mut self.loaded_waiters);
     }
 
     fn on_recorded(&mut self, batch: &Batch, still_held: &HashSet<(Uuid, RowHash)>) {
