@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests that meet a server on each of these major versions of Postgres (`scripts/test-matrix.sh 14 18`; all that
-# walhook supports where none is given), less those named in EXCEPT. The other tests do not depend on the version.
+# walhook supports where none is given), or of them those named in ONLY. The other tests do not depend on the version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ done
 tests=()
 for file in $(grep -lwE 'Scene|TestDatabase|Cluster' tests/*.rs tests/*/main.rs); do
     name=$(basename "${file%/main.rs}" .rs)
-    if [[ " ${EXCEPT:-} " != *" $name "* ]]; then tests+=(--test "$name"); fi
+    if [[ -z ${ONLY:-} || " $ONLY " == *" $name "* ]]; then tests+=(--test "$name"); fi
 done
 
 failed=""
