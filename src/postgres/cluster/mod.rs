@@ -286,9 +286,9 @@ impl Cluster {
     }
 }
 
-/// A port on 127.0.0.1 that nobody listens on now, and that this gives only once. It is below those that systems take for
-/// outgoing connections (from 32768 on Linux), so that none of these has it when somebody wants to listen there, or to
-/// listen there again.
+/// A port on 127.0.0.1 that nobody listens on now, and that this gives only once. It is below those that systems take
+/// for outgoing connections (from 32768 on Linux), so that none of these has it when somebody wants to listen there, or
+/// to listen there again.
 ///
 /// # Errors
 /// Why nobody could listen on the last of many.
