@@ -310,3 +310,6 @@ fn check_columns(object: &Object<'_>, operations: &Operations) -> Result<(), Dec
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
