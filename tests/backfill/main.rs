@@ -1,19 +1,14 @@
 //! `backfill_event_trigger` and `walhook backfill`: existing rows come once, marked, and never over newer state.
 
+mod meanwhile;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::cluster::TestDatabase;
-use support::load::Dice;
 use support::scene::{DEADLINE, Scene, trigger};
 use support::wait::eventually;
-use tokio::task::JoinHandle;
-use walhook::postgres::{Settings, connect};
 
 const ITEMS: &str = "create table items (id int primary key, n int not null default 0, padding text)";
 /// Rows of a chunk, and rows that are looked at for one where there is a condition.
@@ -372,133 +367,6 @@ async fn the_command_asks_waits_and_says_what_was_sent() {
         assert!(output.status.code() == Some(1) && err.contains(text), "{err}");
     }
     assert_eq!(scene.count("select count(*) from walhook.backfill").await, 2);
-}
-
-/// Sessions that insert, update, delete, move to another key, and empty and fill ranges, over and over.
-struct Churn {
-    stop: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Churn {
-    fn start(database: &TestDatabase, sessions: usize, rows: i64, dice: &mut Dice) -> Churn {
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = |_| tokio::spawn(churn(database.settings(), rows as u64, dice.split(), stop.clone()));
-        Churn { tasks: (0..sessions).map(task).collect(), stop }
-    }
-
-    async fn finish(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await.expect("a writer");
-        }
-    }
-}
-
-async fn churn(settings: Settings, rows: u64, mut dice: Dice, stop: Arc<AtomicBool>) {
-    let session = connect(&settings, "churn").await.expect("a session");
-    while !stop.load(Ordering::Relaxed) {
-        let id = dice.below(rows) + 1;
-        let span = dice.below(6);
-        let statement = match dice.below(8) {
-            0 => format!("delete from public.items where id = {id}"),
-            1 => format!("insert into public.items values ({id}, 1) on conflict (id) do update set n = items.n + 1"),
-            2 => format!(
-                "begin; delete from public.items where id = {id}; insert into public.items values ({id}); commit"
-            ),
-            3 => format!("update public.items set id = id + {span} where id = {id}"),
-            4 => format!("begin; update public.items set n = n + 1 where id = {id}; rollback"),
-            _ => format!("update public.items set n = n + 1 where id between {id} and {id} + {span}"),
-        };
-        // Deadlocks and keys that are taken are part of it.
-        if session.batch_execute(&statement).await.is_err() {
-            drop(session.batch_execute("rollback").await);
-        }
-        // What is tested is the order, not how much a machine can take.
-        tokio::time::sleep(Duration::from_millis(dice.below(4))).await;
-    }
-}
-
-/// Keys whose last event in the log is not what the table says. An update that moves a row ends its old key.
-const DIFFERENCE: &str = "
-    with told as (
-        select seq, (new::json ->> 'id')::int as id, new from walhook.event where new is not null
-        union all
-        select seq, (old::json ->> 'id')::int, null from walhook.event
-        where old is not null and (new is null or old::json ->> 'id' <> new::json ->> 'id')
-    ), last as (select distinct on (id) id, new from told order by id, seq desc, new is null)
-    select array(select concat(coalesce(i.id, l.id), ': ', row_to_json(i)::text, ' told ', l.new)
-                 from items i full join last l on l.id = i.id
-                 where row_to_json(i)::text is distinct from l.new and (i.id is not null or l.new is not null)
-                 limit 10)";
-
-async fn check_last_events(scene: &Scene) {
-    let check = || async {
-        let wrong: Vec<String> = scene.value(DIFFERENCE, &[]).await;
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
-    };
-    eventually("the last event of each row tells what is in the table", DEADLINE, check).await;
-    assert_eq!(scene.count("select count(*) - count(distinct id) from walhook.event").await, 0);
-    let twice = "select count(*) from (select from walhook.event where backfill_id is not null
-                 group by backfill_id, new::json ->> 'id' having count(*) > 1) s";
-    assert!(
-        scene.count(twice).await
-            <= scene
-                .count(
-                    "select count(*) from walhook.event where operation = 'UPDATE' and \
-        old::json ->> 'id' <> new::json ->> 'id' or operation = 'DELETE'"
-                )
-                .await
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_meanwhile_is_never_overwritten_by_older_rows() {
-    const ALL: i64 = 12_000;
-    let mut dice = Dice::from_environment();
-    let scene = Scene::start(ITEMS).await;
-    scene.execute(&format!("insert into items select i from generate_series(1, {ALL}) i")).await;
-    scene.create("t", "items", "/t", json!({})).await;
-    let churn = Churn::start(&scene.database, 4, ALL, &mut dice);
-    let mut superseded = 0;
-    for _ in 0..3 {
-        let id = backfill(&scene, json!({"name": "t"})).await;
-        assert!(done(&scene, &id).await > ALL / 2);
-        superseded += status(&scene, &id).await.3;
-    }
-    churn.finish().await;
-    println!("{superseded} rows were superseded");
-    check_last_events(&scene).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kills_in_the_middle_repeat_no_row_and_leave_none_out() {
-    const ALL: i64 = 40_000;
-    let mut dice = Dice::from_environment();
-    let scene = Scene::start(ITEMS).await;
-    scene.execute(&format!("insert into items select i, 0, repeat('x', 200) from generate_series(1, {ALL}) i")).await;
-    scene.create("t", "items", "/t", json!({"update": {"columns": ["n", "id"]}})).await;
-    let churn = Churn::start(&scene.database, 2, ALL, &mut dice);
-    let id = backfill(&scene, json!({"name": "t"})).await;
-    let (mut scene, mut in_the_middle) = (scene, 0);
-    for kill in 1..=5 {
-        let further = || async {
-            let found = status(&scene, &id).await;
-            if found.1 >= kill * ROWS || found.0 == "done" { Ok(found) } else { Err(found) }
-        };
-        let found = eventually("progress", DEADLINE, further).await;
-        in_the_middle += usize::from(found.1 < ALL && found.0 == "running");
-        tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
-        scene = scene.crash_and_restart().await;
-    }
-    assert!(in_the_middle > 0, "all kills came too late");
-    done(&scene, &id).await;
-    churn.finish().await;
-    check_last_events(&scene).await;
-    let (_, looked_at, sent, superseded) = status(&scene, &id).await;
-    println!("{in_the_middle} kills in the middle; {looked_at} rows, {sent} sent, {superseded} superseded");
-    assert_eq!(sent + superseded, looked_at);
-    assert_eq!(scene.count("select count(*) from walhook.event where backfill_id is not null").await, sent);
 }
 
 #[tokio::test]
