@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::cluster::TestDatabase;
+use support::metrics::Page;
 use support::scene::{DEADLINE, Scene};
 use support::wait::eventually;
 use support::walhook::Start;
@@ -273,6 +274,13 @@ async fn a_slot_that_keeps_too_much_wal_is_warned_of_until_the_cure() {
         "select coalesce(warning is null and retained_bytes >= 0, false) from walhook.source_status",
     )
     .await;
+    const LIMIT: f64 = 64.0 * 1024.0 * 1024.0;
+    let slot = async |name: &str| {
+        let page = Page::scrape(&scene.walhook, "").await;
+        page.value(&format!("walhook_slot_{name}"), &[("source", "default")])
+    };
+    assert_eq!((slot("retained_limit_bytes").await, slot("at_risk").await), (LIMIT, 0.0));
+    assert!(slot("retained_bytes").await < LIMIT * 0.8);
     let stall = scene.database.connect().await;
     stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
     // Below what is compressed.
@@ -284,11 +292,15 @@ async fn a_slot_that_keeps_too_much_wal_is_warned_of_until_the_cure() {
     )
     .await;
     assert!(scene.walhook.log().contains("max_slot_wal_keep_size is 64 MiB"), "{}", scene.walhook.log());
+    assert_eq!(slot("at_risk").await, 1.0);
+    assert!(slot("retained_bytes").await >= LIMIT * 0.8);
+    assert!(slot("lag_bytes").await > LIMIT / 2.0);
     // The cure that it names.
     scene.execute("alter system set max_slot_wal_keep_size = '256MB'").await;
     scene.execute("select pg_reload_conf()").await;
     wait_for(&scene, "the end of the warning", "select warning is null from walhook.source_status").await;
     assert!(scene.walhook.log().contains("keeps little WAL again"), "{}", scene.walhook.log());
+    assert_eq!((slot("retained_limit_bytes").await, slot("at_risk").await), (LIMIT * 4.0, 0.0));
     stall.batch_execute("rollback").await.expect("an end");
     scene.wait_for_count("select count(*) from walhook.event", 29_001).await;
 }

@@ -1,6 +1,7 @@
-//! Who calls: the admin secret and the role (reference/hasura.md, 1.1).
+//! Who calls: the admin secret and the role (reference/hasura.md, 1.1), or a scraper.
 
 use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -10,7 +11,17 @@ use super::hasura::ApiError;
 const SECRET_HEADER: &str = "x-hasura-admin-secret";
 const DEPRECATED_SECRET_HEADER: &str = "x-hasura-access-key";
 const ROLE_HEADER: &str = "x-hasura-role";
+const BEARER: &[u8] = b"bearer ";
 const ADMIN: &[u8] = b"admin";
+
+/// What callers must know.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// To do anything.
+    pub admin: Option<SecretString>,
+    /// To read the metrics, which the admin secret allows too.
+    pub metrics: Option<SecretString>,
+}
 
 /// Checks the admin secret; without one configured everybody is admin.
 pub(super) fn check_secret(expected: Option<&SecretString>, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -19,9 +30,31 @@ pub(super) fn check_secret(expected: Option<&SecretString>, headers: &HeaderMap)
     let Some(given) = headers.get(SECRET_HEADER).or_else(|| headers.get(DEPRECATED_SECRET_HEADER)) else {
         return Err(ApiError::unauthorized(format!("{names} required, but not found")));
     };
-    // Hashes are compared, because comparing texts of different lengths would tell the length.
-    let (expected, given) = (Sha256::digest(expected.expose_secret()), Sha256::digest(given.as_bytes()));
-    if bool::from(expected.ct_eq(&given)) { Ok(()) } else { Err(ApiError::unauthorized(format!("invalid {names}"))) }
+    match is_same(expected, given.as_bytes()) {
+        true => Ok(()),
+        false => Err(ApiError::unauthorized(format!("invalid {names}"))),
+    }
+}
+
+/// Checks that the caller may read the metrics: by either secret as a bearer token, which is what Prometheus can send,
+/// or by the admin secret as anywhere else. Where no secret is configured everybody may.
+pub(super) fn check_scraper(secrets: &Secrets, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Secrets { admin, metrics } = secrets;
+    if let (Some(_), Ok(())) = (admin, check_secret(admin.as_ref(), headers)) {
+        return Ok(());
+    }
+    let mut expected = [metrics, admin].into_iter().flatten().peekable();
+    let token = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(BEARER.len()));
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
+    match expected.peek().is_none() || token.is_some_and(|token| expected.any(|secret| is_same(secret, token))) {
+        true => Ok(()),
+        false => Err(ApiError::unauthorized("send Authorization: Bearer with the metrics secret".into())),
+    }
+}
+
+/// Hashes are compared, because comparing texts of different lengths would tell the length.
+fn is_same(expected: &SecretString, given: &[u8]) -> bool {
+    Sha256::digest(expected.expose_secret()).ct_eq(&Sha256::digest(given)).into()
 }
 
 /// Checks that the caller did not lower its own role.
@@ -61,6 +94,31 @@ mod tests {
             );
         }
         assert!(check_secret(None, &headers(&[(SECRET_HEADER, "anything")])).is_ok());
+    }
+
+    #[test]
+    fn a_scraper_sends_either_secret_as_a_bearer_token() {
+        const TOKEN: &str = "authorization";
+        let secrets = |admin: Option<&str>, metrics: Option<&str>| Secrets {
+            admin: admin.map(SecretString::from),
+            metrics: metrics.map(SecretString::from),
+        };
+        let check = |secrets: &Secrets, pairs: &[_]| check_scraper(secrets, &headers(pairs)).is_ok();
+        let both = secrets(Some("s3cret"), Some("scrape"));
+        for sent in [(TOKEN, "Bearer scrape"), (TOKEN, "bearer s3cret"), (SECRET_HEADER, "s3cret")] {
+            assert!(check(&both, &[sent]), "{sent:?}");
+        }
+        for sent in [(TOKEN, "scrape"), (TOKEN, "Bearer scrap"), (TOKEN, "Basic scrape"), (SECRET_HEADER, "scrape")] {
+            assert!(!check(&both, &[sent]), "{sent:?}");
+        }
+        assert!(!check(&both, &[]));
+        assert!(check(&secrets(None, None), &[]), "only a loopback address is listened on");
+        assert!(check(&secrets(Some("s3cret"), None), &[(TOKEN, "Bearer s3cret")]));
+        assert!(!check(&secrets(Some("s3cret"), None), &[]));
+        let alone = secrets(None, Some("scrape"));
+        assert!(
+            check(&alone, &[(TOKEN, "Bearer scrape")]) && !check(&alone, &[]) && !check(&alone, &[(TOKEN, "Bearer ")])
+        );
     }
 
     #[test]

@@ -1,28 +1,32 @@
-//! The HTTP surface: Hasura's dialect and health.
+//! The HTTP surface: Hasura's dialect, health and metrics.
 
 mod authentication;
 mod hasura;
 mod health;
+mod metrics;
 mod server;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{any, get};
-use secrecy::SecretString;
 use tokio::sync::watch;
 
+pub use authentication::Secrets;
 pub use health::Readiness;
+pub use metrics::{Watched, WatchedSource};
 pub use server::serve;
 
+use self::metrics::Metrics;
 use crate::triggers::{self, Catalogue};
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
     catalogues: Arc<[Catalogue]>,
-    admin_secret: Option<Arc<SecretString>>,
+    secrets: Arc<Secrets>,
     readiness: watch::Receiver<Readiness>,
+    metrics: Arc<Metrics>,
 }
 
 impl ApiState {
@@ -30,10 +34,12 @@ impl ApiState {
     /// may be listened on, which is for the caller to see to.
     pub fn new(
         catalogues: Vec<Catalogue>,
-        admin_secret: Option<SecretString>,
+        secrets: Secrets,
         readiness: watch::Receiver<Readiness>,
+        watched: Watched,
     ) -> Self {
-        ApiState { catalogues: catalogues.into(), admin_secret: admin_secret.map(Arc::new), readiness }
+        let metrics = Arc::new(Metrics::new(watched));
+        ApiState { catalogues: catalogues.into(), secrets: Arc::new(secrets), readiness, metrics }
     }
 
     /// The catalogue of the source of this name.
@@ -50,6 +56,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/metadata", any(hasura::metadata))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
         .fallback(hasura::not_found)
         .method_not_allowed_fallback(hasura::not_found)
         .with_state(state)

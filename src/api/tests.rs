@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::{ApiState, Readiness, router};
+use super::{ApiState, Readiness, Secrets, Watched, router};
 use crate::triggers::{Catalogue, ReplicaIdentityPolicy, SourceInfo};
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
@@ -18,7 +18,8 @@ fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
     let source = SourceInfo { name: "default".into(), publication: "p".into() };
     let catalogue = Catalogue::new(pool.clone(), pool, source, ReplicaIdentityPolicy::Full, None);
     let (sender, readiness) = watch::channel(Readiness::default());
-    (ApiState::new(vec![catalogue], secret.map(Into::into), readiness), sender)
+    let secrets = Secrets { admin: secret.map(Into::into), metrics: None };
+    (ApiState::new(vec![catalogue], secrets, readiness, Watched::default()), sender)
 }
 
 async fn call(

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::types::PgLsn;
 use tracing::{info, warn};
 
+use super::figures::Figures;
 use super::session::{TICK_TIMEOUT, ended, within};
 use super::{Error, Options};
 use crate::model::Lsn;
@@ -31,6 +33,7 @@ pub(super) struct Keeper<'a> {
     options: &'a Options,
     timeline: i32,
     source_id: i16,
+    figures: &'a watch::Sender<Figures>,
     /// What was written last, and when.
     written: Option<(SlotStatus, Instant)>,
     /// Whether a warning was said that is not over.
@@ -40,8 +43,14 @@ pub(super) struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) fn new(session: Session, options: &'a Options, timeline: i32, source_id: i16) -> Self {
-        Keeper { session, options, timeline, source_id, written: None, warned: false, unwritten: false }
+    pub(super) fn new(
+        session: Session,
+        options: &'a Options,
+        timeline: i32,
+        source_id: i16,
+        figures: &'a watch::Sender<Figures>,
+    ) -> Self {
+        Keeper { session, options, timeline, source_id, figures, written: None, warned: false, unwritten: false }
     }
 
     /// Goes on until the session ends or the slot is lost.
@@ -67,6 +76,7 @@ impl<'a> Keeper<'a> {
                     // A stream that waits for a stalled append would hear of it late.
                     let lost = status.wal_status.as_deref() == Some(LOST);
                     self.tell(status.warning.as_deref());
+                    self.figures.send_modify(|figures| figures.slot = Some(status.clone()));
                     let written = within(TICK_TIMEOUT, self.note(status)).await;
                     self.tell_of_write(written);
                     if lost {
@@ -114,12 +124,13 @@ impl<'a> Keeper<'a> {
         let row = self.session.query_opt(include_str!("../../sql/slot_health.sql"), &[&self.options.slot]).await?;
         Ok(row.map(|row| {
             let wal_status: Option<String> = row.get(0);
-            let (retained, limit): (Option<i64>, Option<i64>) = (row.get(2), row.get(3));
+            let (retained, limit, lag): (Option<i64>, Option<i64>, Option<i64>) = (row.get(2), row.get(3), row.get(4));
             SlotStatus {
                 timeline: self.timeline,
                 confirmed: row.get::<_, Option<PgLsn>>(1).map(|lsn| Lsn(lsn.into())),
                 warning: warning(wal_status.as_deref(), retained, limit),
                 wal_status,
+                lag,
                 retained,
                 limit,
             }

@@ -10,6 +10,7 @@
 
 mod assembler;
 pub mod backfill;
+mod figures;
 mod health;
 mod message;
 mod names;
@@ -20,6 +21,7 @@ mod slot;
 mod take_over;
 mod types;
 
+pub use figures::{Captured, Figures};
 pub use preflight::Facts;
 
 use std::time::Duration;
@@ -163,11 +165,12 @@ pub async fn run(
     node: Uuid,
     feed: FeedSender,
     state: watch::Sender<State>,
+    figures: watch::Sender<Figures>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let result = session::run(&options, node, &feed, &state, &stop).await;
+        let result = session::run(&options, node, &feed, &state, &figures, &stop).await;
         let Err(error) = result else {
             state.send_replace(State::Starting);
             return Ok(());

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::assembler::Assembler;
 use super::backfill::{Reader, Request};
+use super::figures::{Counting, Figures};
 use super::health::Keeper;
 use super::names::Names;
 use super::pace::Pace;
@@ -22,7 +23,7 @@ use super::take_over::{Opening, own_source};
 use super::types::TypeCatalogue;
 use super::{Error, Options, State};
 use crate::matching::Matcher;
-use crate::model::Lsn;
+use crate::model::{Lsn, Timestamp};
 use crate::pgoutput::Types;
 use crate::postgres::Class;
 use crate::postgres::replication::Stream;
@@ -48,6 +49,7 @@ pub(super) async fn run(
     node: Uuid,
     feed: &FeedSender,
     state: &watch::Sender<State>,
+    figures: &watch::Sender<Figures>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let sessions = Sessions::open(options, "walhook capture").await?;
@@ -77,18 +79,11 @@ pub(super) async fn run(
     info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);
     let asked = Arc::new(Notify::new());
     let assembler = Assembler::new(matcher, prepared.catalogue_id, progress.lsn, Arc::clone(&asked));
-    let (requests, asked_for) = mpsc::channel(1);
-    let reader = Reader {
-        database: options.database.clone(),
-        publication: options.publication.clone(),
-        queue: options.queue.clone(),
-        catalogue_id: prepared.catalogue_id,
-        requests,
-        asked,
-    };
-    let _reading = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+    let (_reading, asked_for) = start_reader(options, prepared.catalogue_id, asked);
     let mut running = Running {
         feed,
+        figures,
+        counting: Counting::default(),
         stream,
         assembler,
         types: TypeCatalogue::new(&options.database),
@@ -103,14 +98,28 @@ pub(super) async fn run(
         idle_written: Instant::now(),
         pace: Pace::new(),
     };
-    let keeper = Keeper::new(control, options, prepared.facts.timeline, prepared.source_id);
+    let keeper = Keeper::new(control, options, prepared.facts.timeline, prepared.source_id, figures);
     let result = tokio::select! {
         result = running.run_until(stop) => result,
         error = keeper.keep() => Err(error),
     };
     feed.fall_silent(prepared.source_id);
+    figures.send_modify(|figures| figures.slot = None);
     running.stream.close().await;
     result
+}
+
+/// What reads tables for backfills.
+fn start_reader(
+    options: &Options,
+    catalogue_id: i16,
+    asked: Arc<Notify>,
+) -> (AbortOnDropHandle<()>, mpsc::Receiver<Request>) {
+    let (requests, asked_for) = mpsc::channel(1);
+    let (database, queue) = (options.database.clone(), options.queue.clone());
+    let publication = options.publication.clone();
+    let reader = Reader { database, publication, queue, catalogue_id, requests, asked };
+    (AbortOnDropHandle::new(tokio::spawn(reader.run())), asked_for)
 }
 
 /// An end after which another try may help.
@@ -139,6 +148,8 @@ enum Log {
 
 struct Running<'a> {
     feed: &'a FeedSender,
+    figures: &'a watch::Sender<Figures>,
+    counting: Counting,
     stream: Stream,
     assembler: Assembler,
     types: TypeCatalogue,
@@ -256,12 +267,15 @@ impl Running<'_> {
     fn appended(&mut self, Ended { writer, appended, room }: Ended) {
         self.log = Log::Idle(writer);
         self.pace.appended(appended.events.len());
+        self.counting.appended(&appended.events);
         self.uncommitted.push(appended.events, room, appended.last_seq);
         self.advanced |= appended.advanced;
         let Some(progress) = appended.progress else { return };
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
         self.stream.acknowledge(self.durable);
+        let now = Timestamp::now();
+        self.figures.send_modify(|figures| self.counting.committed(figures, now));
         self.uncommitted.hand_over(self.source_id, self.feed);
         if std::mem::take(&mut self.advanced) {
             self.assembler.advanced();

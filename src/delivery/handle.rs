@@ -2,6 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Figures;
 use crate::model::EventId;
 
 /// A question or a hint for the dispatcher.
@@ -15,6 +16,8 @@ pub enum Command {
     IsInFlight(EventId, oneshot::Sender<bool>),
     /// A deferred row was added that is due now.
     DeferredAdded,
+    /// What came of the deliveries so far.
+    Figures(oneshot::Sender<Figures>),
 }
 
 /// A cheap handle to the dispatcher of this process. Where none runs, hints are dropped and nothing is in flight; the
@@ -46,6 +49,11 @@ impl Handle {
     /// Looks for due deferred events soon.
     pub async fn deferred_added(&self) {
         drop(self.commands.send(Command::DeferredAdded).await);
+    }
+
+    /// What came of the deliveries so far; `None` after they ended.
+    pub async fn figures(&self) -> Option<Figures> {
+        self.ask(Command::Figures).await
     }
 
     /// Loads the triggers anew soon.

@@ -17,6 +17,7 @@ mod dispatcher;
 mod endpoint;
 mod failures;
 mod fetch;
+mod figures;
 mod handle;
 mod http;
 mod intake;
@@ -34,6 +35,7 @@ mod tracker;
 mod trigger_queue;
 
 pub use endpoint::Endpoint;
+pub use figures::{Counts, DURATIONS_MICROS, Figures, OUTCOMES, TriggerFigures};
 pub use handle::{Command, Handle, handle};
 pub use http::Client;
 pub use payload::body;

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::Endpoint;
 use super::failures::Failures;
 use super::fetch::Place;
+use super::figures::Meter;
 use super::intake::{Intake, Tail};
 use super::limiter::{Limiter, Load};
 use super::outages::Flow;
@@ -43,7 +44,7 @@ pub(super) struct TriggerQueue {
     /// Whether its events are held.
     pub(super) pause: Pause,
     /// What is in memory and not under way.
-    rows: Rows,
+    pub(super) rows: Rows,
     /// The most bytes that `rows` may come to, passed by one event at most.
     allowance: usize,
     /// The most held rows before the log is left alone.
@@ -66,6 +67,8 @@ pub(super) struct TriggerQueue {
     /// Whether the cursors may have moved since they were written.
     dirty: bool,
     failures: Failures,
+    /// What is counted of its attempts.
+    pub(super) meter: Meter,
 }
 
 impl TriggerQueue {
@@ -95,6 +98,7 @@ impl TriggerQueue {
             more_deferred: false,
             dirty: false,
             failures: Failures::default(),
+            meter: Meter::default(),
         }
     }
 

@@ -23,6 +23,7 @@ mod retention;
 mod row;
 mod slot_status;
 mod source;
+mod waiting;
 
 pub use backfill::{Advanced, Backfill, advanced, end_backfill, next_backfill, start_backfill};
 pub use backlog::{Backlog, Bounds, dealt_with_after, heads, read_backlog};
@@ -45,6 +46,7 @@ pub use source::{
     Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, last_reader, note_failure,
     note_reader, open_gap, read_progress, record_gap, register_source, source_id, try_capture_lock, write_progress,
 };
+pub use waiting::{Waiting, oldest_waiting};
 
 use uuid::Uuid;
 

@@ -15,6 +15,8 @@ pub struct SlotStatus {
     pub wal_status: Option<String>,
     /// What is acknowledged.
     pub confirmed: Option<Lsn>,
+    /// WAL after that, in bytes.
+    pub lag: Option<i64>,
     /// WAL that the server keeps for the slot, in bytes.
     pub retained: Option<i64>,
     /// How much it may keep, in bytes; `None` where there is no limit.
@@ -46,7 +48,7 @@ pub async fn write_timeline(client: &impl GenericClient, source_id: i16, timelin
 /// # Errors
 /// What Postgres said.
 pub async fn write_slot_status(client: &impl GenericClient, source_id: i16, status: &SlotStatus) -> Result<(), Error> {
-    let SlotStatus { timeline, wal_status, confirmed, retained, limit, warning } = status;
+    let SlotStatus { timeline, wal_status, confirmed, lag: _, retained, limit, warning } = status;
     let confirmed = confirmed.map(pg_lsn);
     let sql = include_str!("../../sql/slot_status_write.sql");
     client.execute(sql, &[&source_id, timeline, wal_status, &confirmed, retained, limit, warning]).await?;

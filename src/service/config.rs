@@ -47,6 +47,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What callers of the API must know.
     pub admin_secret: Option<SecretString>,
+    /// Lets a scraper read the metrics, as the admin secret does.
+    pub metrics_secret: Option<SecretString>,
     /// What this node does.
     pub roles: Roles,
     /// How long requests under way may go on after a stop.
@@ -142,16 +144,12 @@ impl Config {
             (None, Some(source)) => Some(source.database.clone()),
             (queue, _) => queue,
         };
-        let secret = value_or_file("--admin-secret", raw.admin_secret, raw.admin_secret_file.as_deref());
-        let admin_secret = problems.note(secret).flatten().filter(|secret| !secret.is_empty());
+        let admin_secret = secret("--admin-secret", raw.admin_secret, raw.admin_secret_file, &mut problems);
+        let metrics_secret = secret("--metrics-secret", raw.metrics_secret, raw.metrics_secret_file, &mut problems);
         let listen = problems.note(address(raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN)));
         let roles = problems.note(roles(raw.only.as_deref()));
-        let open = listen.filter(|listen| !listen.ip().is_loopback() && roles.is_some_and(|roles| roles.api));
-        if let (Some(listen), None) = (open, &admin_secret) {
-            problems.add(format!(
-                "--listen {listen} is reachable from other machines and --admin-secret is not set: \
-                 set one, or listen on 127.0.0.1"
-            ));
+        if roles.is_some_and(|roles| roles.api) && admin_secret.is_none() {
+            problems.note(listen.map_or(Ok(()), reachable_by_nobody_else));
         }
         let grace = problems.note(duration("grace", raw.grace.as_deref().unwrap_or(DEFAULT_GRACE)));
         let max_in_flight = problems.note(max_in_flight(raw.max_in_flight.as_deref()));
@@ -182,7 +180,8 @@ impl Config {
             queue,
             separate_queue,
             listen,
-            admin_secret: admin_secret.map(SecretString::from),
+            admin_secret,
+            metrics_secret,
             roles,
             grace,
             max_in_flight,
@@ -220,6 +219,22 @@ fn queue(
 ) -> Result<Option<Settings>, String> {
     let place = |key: &str| format!("--{key}");
     source::database("queue", (url, url_file.as_deref()), (password, password_file.as_deref()), place)
+}
+
+/// A secret that is set; an empty one is none.
+fn secret(name: &str, value: Option<String>, file: Option<PathBuf>, problems: &mut Problems) -> Option<SecretString> {
+    let secret = problems.note(value_or_file(name, value, file.as_deref())).flatten();
+    secret.filter(|secret| !secret.is_empty()).map(SecretString::from)
+}
+
+fn reachable_by_nobody_else(listen: SocketAddr) -> Result<(), String> {
+    match listen.ip().is_loopback() {
+        true => Ok(()),
+        false => Err(format!(
+            "--listen {listen} is reachable from other machines and --admin-secret is not set: set one, or listen on \
+             127.0.0.1"
+        )),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

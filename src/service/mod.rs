@@ -2,6 +2,7 @@
 
 mod config;
 mod file;
+mod readiness;
 mod settings;
 mod source;
 mod supervisor;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::{self, ApiState, Readiness};
+use crate::api::{self, ApiState, Readiness, Secrets, Watched, WatchedSource};
 use crate::capture;
 use crate::delivery::{self, Command, Handle};
 use crate::model::Environment;
@@ -28,6 +29,7 @@ use crate::postgres::{self, Class, NotReady, Pool, Settings};
 use crate::queue::{self, FeedReceiver};
 use crate::triggers::{Catalogue, SourceInfo};
 
+use self::readiness::follow_sources;
 use self::supervisor::Supervisor;
 
 const POOL_SIZE: usize = 4;
@@ -129,6 +131,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let mut catalogues = Vec::new();
     let mut states = Vec::new();
     let mut supervisors = Vec::new();
+    let mut watched = Vec::new();
     for source in &config.sources {
         let pool = match config.separate_queue {
             true => postgres::pool(&source.database, "walhook", POOL_SIZE),
@@ -137,18 +140,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         let info = SourceInfo { name: source.name.clone(), publication: source.publication.clone() };
         let catalogue = Catalogue::new(pool, queue.clone(), info, config.replica_identity, delivery.clone());
         let (state, receiver) = watch::channel(capture::State::Starting);
+        let (figures, captured) = watch::channel(capture::Figures::default());
         if config.roles.capture {
             tasks.start_upkeep(catalogue.clone(), receiver.clone());
         }
         let (options, queue, feed) = (config.capture_options(source), queue.clone(), feed.clone());
         let node = member.id;
-        supervisors.push(Supervisor { options, roles: config.roles, node, queue, feed, state });
+        watched.push(WatchedSource { name: source.name.clone(), state: receiver.clone(), figures: captured });
+        supervisors.push(Supervisor { options, roles: config.roles, node, queue, feed, state, figures });
         catalogues.push(catalogue);
         states.push(receiver);
     }
     tasks.start_supervisors(supervisors);
     if let Some(listener) = listener {
-        tasks.start_api(&config, catalogues, states, listener);
+        let lease = works.then(|| member.lease.clone());
+        let watched = Watched { sources: watched, delivery, lease, queue: Some(queue) };
+        tasks.start_api(&config, catalogues, states, watched, listener);
     }
     let result = tasks.finish(config.grace).await;
     // Only now: until here others must not take this node for dead.
@@ -309,10 +316,12 @@ impl Tasks {
         config: &Config,
         catalogues: Vec<Catalogue>,
         states: Vec<watch::Receiver<capture::State>>,
+        watched: Watched,
         listener: TcpListener,
     ) {
         let (ready, readiness) = watch::channel(Readiness { migrated: true, streaming: false, serving: true });
-        let state = ApiState::new(catalogues, config.admin_secret.clone(), readiness);
+        let secrets = Secrets { admin: config.admin_secret.clone(), metrics: config.metrics_secret.clone() };
+        let state = ApiState::new(catalogues, secrets, readiness, watched);
         info!("API on http://{}", config.listen);
         let stop = self.stop.clone();
         self.running.spawn(async move {
@@ -370,26 +379,5 @@ fn ended_early(ended: Ended, stop: &CancellationToken) -> Result<(), Error> {
     match ended {
         Ok((task, Ok(()))) if !stop.is_cancelled() => Err(Error::Task { task, reason: "without an error".into() }),
         ended => ended_result(ended),
-    }
-}
-
-/// Keeps readiness in step with the sources: each must stream, here or on another node.
-async fn follow_sources(
-    mut states: Vec<watch::Receiver<capture::State>>,
-    ready: watch::Sender<Readiness>,
-) -> std::convert::Infallible {
-    loop {
-        let works = |state: &mut watch::Receiver<capture::State>| {
-            matches!(*state.borrow_and_update(), capture::State::Streaming | capture::State::StandingBy)
-        };
-        // Each is looked at, so that each is waited for below.
-        let working = states.iter_mut().filter_map(|state| works(state).then_some(())).count();
-        ready.send_modify(|readiness| readiness.streaming = working == states.len());
-        let changes = states.iter_mut().map(|state| Box::pin(state.changed()));
-        if futures_util::future::select_all(changes).await.0.is_err() {
-            // The sources' tasks ended, and so does everything.
-            ready.send_modify(|readiness| readiness.streaming = false);
-            return std::future::pending().await;
-        }
     }
 }

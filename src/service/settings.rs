@@ -67,6 +67,12 @@ pub struct RawSettings {
     /// A file that holds the admin secret
     #[arg(long, env = "WALHOOK_ADMIN_SECRET_FILE", value_name = "FILE")]
     pub admin_secret_file: Option<PathBuf>,
+    /// Secret that lets a scraper read /metrics, sent as Authorization: Bearer [default: the admin secret]
+    #[arg(long, env = "WALHOOK_METRICS_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub metrics_secret: Option<String>,
+    /// A file that holds this secret
+    #[arg(long, env = "WALHOOK_METRICS_SECRET_FILE", value_name = "FILE")]
+    pub metrics_secret_file: Option<PathBuf>,
     /// What this node does, of capture, delivery and api, joined by commas [default: all]
     #[arg(long, env = "WALHOOK_ONLY", value_name = "ROLES")]
     pub only: Option<String>,
@@ -138,6 +144,7 @@ impl RawSettings {
         let queue_given = self.queue_url.is_some() || self.queue_url_file.is_some();
         let queue_password_given = self.queue_password.is_some() || self.queue_password_file.is_some();
         let secret_given = self.admin_secret.is_some() || self.admin_secret_file.is_some();
+        let metrics_secret_given = self.metrics_secret.is_some() || self.metrics_secret_file.is_some();
         let unless = |given: bool, text: Option<String>| text.filter(|_| !given);
         RawSettings {
             source: self.source.or(file.source),
@@ -151,6 +158,10 @@ impl RawSettings {
             listen: self.listen.or(file.listen),
             admin_secret: self.admin_secret.or(unless(secret_given, file.admin_secret)),
             admin_secret_file: self.admin_secret_file.or(file.admin_secret_file.filter(|_| !secret_given)),
+            metrics_secret: self.metrics_secret.or(unless(metrics_secret_given, file.metrics_secret)),
+            metrics_secret_file: self
+                .metrics_secret_file
+                .or(file.metrics_secret_file.filter(|_| !metrics_secret_given)),
             only: self.only.or(file.only),
             grace: self.grace.or(file.grace),
             max_in_flight: self.max_in_flight.or(file.max_in_flight),

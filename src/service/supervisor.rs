@@ -29,6 +29,7 @@ pub(super) struct Supervisor {
     pub(super) queue: Pool,
     pub(super) feed: FeedSender,
     pub(super) state: watch::Sender<State>,
+    pub(super) figures: watch::Sender<capture::Figures>,
 }
 
 /// A source by its number, and what is wrong with it now.
@@ -130,8 +131,8 @@ impl Supervisor {
             stop.cancelled().await;
             return Ok(());
         }
-        let capturing =
-            capture::run(self.options.clone(), self.node, self.feed.clone(), self.state.clone(), stop.clone());
+        let (feed, state, figures) = (self.feed.clone(), self.state.clone(), self.figures.clone());
+        let capturing = capture::run(self.options.clone(), self.node, feed, state, figures, stop.clone());
         tokio::select! {
             result = capturing => result.map_err(Error::from),
             never = self.follow() => match never {},

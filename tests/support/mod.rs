@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod load;
 pub mod messages;
+pub mod metrics;
 pub mod proxy;
 pub mod receiver;
 pub mod scene;

@@ -68,7 +68,7 @@ async fn handle(
     endpoint: Endpoint,
     request_id: &str,
 ) -> Result<serde_json::Value, ApiError> {
-    authentication::check_secret(state.admin_secret.as_deref(), headers)?;
+    authentication::check_secret(state.secrets.admin.as_ref(), headers)?;
     // A body that breaks off is reported so as well, to a caller that is gone.
     let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
     let command = request::decode(&body, endpoint)?;

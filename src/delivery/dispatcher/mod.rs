@@ -1,6 +1,7 @@
 //! The one task that knows what is to be sent, what is under way and what is done.
 
 mod feeding;
+mod figures;
 mod holding;
 mod reactions;
 mod starts;

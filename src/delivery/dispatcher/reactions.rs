@@ -107,6 +107,7 @@ impl Dispatcher {
             return;
         }
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
+            queue.meter.counts.note(&settled.attempt);
             queue.request_ended(&settled, size, started_at);
             self.look_for_reads |= !queue.is_live();
             if queue.can_send() {
@@ -130,6 +131,7 @@ impl Dispatcher {
                 let _ = answer.send(self.busy.contains(&event) || fetched());
             }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
+            Command::Figures(answer) => drop(answer.send(self.figures())),
         }
     }
 
@@ -218,6 +220,7 @@ impl Dispatcher {
             }
             let Some(queue) = self.triggers.get_mut(&trigger.id) else { continue };
             queue.limiter.apply(trigger.definition.limits);
+            queue.meter.is_of(&trigger.definition);
             if queue.pause.is_told(paused) {
                 let (name, what) =
                     (&trigger.definition.name, if paused { "paused: its events are held" } else { "resumed" });
