@@ -29,6 +29,15 @@ async fn complete_round_in(session: &mut Session, days: u64) -> Round {
     complete_round(session, WEEK_AND_MONTH, Timestamp::now().plus_seconds(days * DAY)).await
 }
 
+/// The noon so many days after this one.
+fn noon_after(day: i64, days: u64) -> Timestamp {
+    Timestamp::at_unix_day(day).plus_seconds(days * DAY + DAY / 2)
+}
+
+async fn complete_round_after(session: &mut Session, day: i64, days: u64) -> Round {
+    complete_round(session, WEEK_AND_MONTH, noon_after(day, days)).await
+}
+
 /// A round may find a partition in use by what walhook or the server do beside it.
 async fn complete_round(session: &mut Session, retention: Retention, now: Timestamp) -> Round {
     let end = std::time::Instant::now() + DEADLINE;
@@ -53,8 +62,22 @@ fn retries(number: u32) -> Value {
     json!({"retry_conf": {"num_retries": number, "interval_sec": 3600, "timeout_sec": 10}})
 }
 
-/// Hundred delivered events, five dead and five that wait for a retry.
-async fn delivered_dead_and_waiting() -> Scene {
+/// Hundred delivered events, five dead and five that wait for a retry, all of one day and with attempts of that day:
+/// which day that is. Where midnight came between, it is done once more.
+async fn delivered_dead_and_waiting() -> (Scene, i64) {
+    loop {
+        let scene = try_delivered_dead_and_waiting().await;
+        let days = "select array_agg(distinct extract(epoch from date_trunc('day', moment, 'UTC'))::bigint / 86400)
+                    from (select committed_at from walhook.event
+                          union all select started_at from walhook.attempt) d (moment)";
+        let days: Vec<i64> = scene.value(days, &[]).await;
+        if let [day] = days[..] {
+            return (scene, day);
+        }
+    }
+}
+
+async fn try_delivered_dead_and_waiting() -> Scene {
     let scene = Scene::start(TABLES).await;
     scene.receiver.on("/dead", Script::always(Answer::status(500)));
     scene.receiver.on("/waiting", Script::always(Answer::status(500)));
@@ -71,12 +94,13 @@ async fn delivered_dead_and_waiting() -> Scene {
 
 #[tokio::test]
 async fn what_is_dead_or_waits_outlives_its_partition_and_is_found_by_everybody() {
-    let scene = delivered_dead_and_waiting().await;
+    let (scene, day) = delivered_dead_and_waiting().await;
     let mut session = scene.database.connect().await;
-    assert_eq!(round_in(&mut session, 7).await, Round::default(), "the day is not over for a week yet");
+    let round = queue::retain(&mut session, WEEK_AND_MONTH, noon_after(day, 7)).await.expect("a round");
+    assert_eq!(round, Some(Round::default()), "the day is not over for a week yet");
     assert_eq!(scene.count("select count(*) from walhook.event").await, 110);
 
-    let round = complete_round_in(&mut session, 10).await;
+    let round = complete_round_after(&mut session, day, 10).await;
     assert_eq!((round.reduced.len(), round.held.len()), (2, 0), "events and attempts: {round:?}");
     assert_eq!(scene.count("select count(*) from walhook.event").await, 10);
     assert_eq!(scene.count("select count(*) from walhook.attempt").await, 10);
@@ -88,7 +112,7 @@ async fn what_is_dead_or_waits_outlives_its_partition_and_is_found_by_everybody(
     for partition in &round.reduced {
         assert!(scene.value::<i64>(index, &[&partition]).await > 1, "the indexes of {partition}");
     }
-    assert_eq!(complete_round_in(&mut session, 10).await, Round::default(), "once is enough");
+    assert_eq!(complete_round_after(&mut session, day, 10).await, Round::default(), "once is enough");
 
     // Redelivery by id, and a retry that comes due.
     scene.receiver.on("/dead", Script::default());
@@ -107,16 +131,16 @@ async fn what_is_dead_or_waits_outlives_its_partition_and_is_found_by_everybody(
 
 #[tokio::test]
 async fn the_log_goes_on_after_its_last_event_was_dropped() {
-    let scene = delivered_dead_and_waiting().await;
+    let (scene, day) = delivered_dead_and_waiting().await;
     scene.execute("update walhook.deferred set due_at = 'infinity'").await;
     let last = "select greatest((select max(seq) from walhook.event), max(after_seq)) from walhook.progress";
     let before = scene.count(last).await;
     let mut session = scene.database.connect().await;
     // The dead ones' time is over; what waits is kept for as long as it waits.
-    complete_round_in(&mut session, 40).await;
+    complete_round_after(&mut session, day, 40).await;
     assert_eq!(scene.count("select count(*) from walhook.event").await, 5);
     scene.execute("delete from walhook.deferred").await;
-    let round = complete_round_in(&mut session, 40).await;
+    let round = complete_round_after(&mut session, day, 40).await;
     assert_eq!(round.dropped.len(), 2, "{round:?}");
     assert_eq!(scene.count("select count(*) from walhook.event").await, 0);
     assert_eq!(scene.count("select count(*) from walhook.attempt").await, 0);
@@ -185,13 +209,17 @@ async fn a_node_does_it_by_itself_and_in_the_queues_database() {
     let partitions = "select count(*) from pg_inherits where inhparent = 'walhook.event'::regclass";
     let before = number(&session, partitions).await;
     assert!(before > 3, "the next days' are made ahead: {before}");
+    // Not how many there are: a day that begins meanwhile brings another one.
+    let date = Timestamp::at_unix_day(old).to_string()[..10].replace('-', "");
+    let left = format!("select count(*) from pg_class where relname = 'event_{date}'");
+    assert_eq!(number(&session, &left).await, 1);
     let Scene { walhook, receiver, sql, database } = scene;
     walhook.kill9().await;
     let walhook = Start::serve(&database).with(&url).with(&["--retention", "2d"]).ready().await;
     let scene = Scene { walhook, receiver, sql, database };
     let check = || async {
-        let after = number(&session, partitions).await;
-        if after < before { Ok(()) } else { Err(after) }
+        let left = number(&session, &left).await;
+        if left == 0 { Ok(()) } else { Err(left) }
     };
     support::wait::eventually("the old partition is gone", DEADLINE, check).await;
     scene.create("fine", "items", "/fine", json!({})).await;
