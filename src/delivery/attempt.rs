@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::pause::Gone;
 use super::retry::{self, Tried};
 use super::rows::Ready;
-use super::{Client, Endpoint, payload, remarks};
+use super::{Client, Endpoint, batch, payload, remarks};
 use crate::model::{Attempt, Timestamp};
 use crate::queue::Settled;
 
@@ -20,6 +20,13 @@ pub(super) struct Ended {
     pub(super) started_at: Instant,
     /// As the event's [`Ready::bytes`] was.
     pub(super) size: usize,
+}
+
+/// A request that ended.
+#[derive(Debug)]
+pub(super) enum EndedRequest {
+    Single(Ended),
+    Batch(batch::Ended),
 }
 
 /// Makes the request for an event and gives what is to be recorded of it.

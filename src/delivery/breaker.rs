@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn what_outcomes_say() {
         let answered =
-            |status, retry_after_sec| Outcome::Answered(Response { status, retry_after_sec, head: String::new() });
+            |status, retry_after_sec| Outcome::Answered(Response { status, retry_after_sec, ..Response::default() });
         let failed = |kind| Outcome::Failed(Failure { kind, text: String::new() });
         let asked = |seconds| Sign::Down { retry_after: Some(Duration::from_secs(seconds)) };
         let conf = RetryConf { give_up_on: vec![Statuses::One(504)], ..Default::default() };

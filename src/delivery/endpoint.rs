@@ -8,7 +8,7 @@ use hyper::header::{
 };
 use uuid::Uuid;
 
-use crate::model::{Definition, Environment, OnDead, Ordering, RetryConf, Trigger};
+use crate::model::{BatchConf, Definition, Environment, OnDead, Ordering, RetryConf, Trigger};
 
 /// A trigger as delivery uses it.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub ordering: Ordering,
     /// What becomes of those that wait for a dead one.
     pub on_dead: OnDead,
+    /// Whether several events go in one request.
+    pub batch: Option<BatchConf>,
 }
 
 /// These say how the request itself is sent; a configured one would break it and is left out.
@@ -53,6 +55,7 @@ impl Endpoint {
             transaction: definition.transaction,
             ordering: definition.ordering,
             on_dead: definition.on_dead,
+            batch: definition.batch,
         })
     }
 

@@ -47,7 +47,10 @@ impl Failures {
 /// What went wrong, without anything of the answer's body.
 pub(super) fn reason(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Answered(response) => format!("it answered {}", response.status),
+        Outcome::Answered(response) => match response.refused {
+            Some(why) => format!("it answered {}: {why}", response.status),
+            None => format!("it answered {}", response.status),
+        },
         Outcome::Failed(failure) => failure.text.clone(),
     }
 }

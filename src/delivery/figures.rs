@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_by_outcome_duration_and_what_follows() {
-        let answered = |status| Outcome::Answered(Response { status, retry_after_sec: None, head: String::new() });
+        let answered = |status| Outcome::Answered(Response { status, ..Response::default() });
         let failed = |kind| Outcome::Failed(Failure { kind, text: String::new() });
         let again = Verdict::RetryAt(Timestamp(0));
         let mut counts = Counts::default();

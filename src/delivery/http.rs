@@ -22,6 +22,15 @@ pub struct Client {
     pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
+/// An answer's body.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    /// From its beginning on.
+    pub(super) text: Vec<u8>,
+    /// Whether nothing of it is missing.
+    pub(super) is_whole: bool,
+}
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS_A_HOST: usize = 128;
@@ -56,6 +65,16 @@ impl Client {
 
     /// Posts a body and reads the answer. Every end of it is an outcome. `remarks` are set over the endpoint's headers.
     pub async fn post(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap) -> Outcome {
+        self.exchange(endpoint, body, remarks, HEAD_BYTES).await.0
+    }
+
+    /// The same, and gives the answer's body as well, as far as it was read.
+    pub(super) async fn post_and_read(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap) -> (Outcome, Body) {
+        self.exchange(endpoint, body, remarks, MAX_ANSWER_BYTES).await
+    }
+
+    /// `kept` bytes of the answer's body are given, if it has as many.
+    async fn exchange(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap, kept: usize) -> (Outcome, Body) {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = endpoint.url.clone();
@@ -64,39 +83,41 @@ impl Client {
         let timeout = endpoint.timeout();
         let exchange = async {
             let response = self.pooled.request(request).await.map_err(|error| failure(&error))?;
-            read_answer(response).await
+            read_answer(response, kept).await
         };
-        match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok(response)) => Outcome::Answered(response),
-            Ok(Err(failure)) => Outcome::Failed(failure),
+        let failure = match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok((response, body))) => return (Outcome::Answered(response), body),
+            Ok(Err(failure)) => failure,
             Err(_) => {
                 let text = format!("no answer within {} s", timeout.as_secs());
-                Outcome::Failed(Failure { kind: FailureKind::Timeout, text })
+                Failure { kind: FailureKind::Timeout, text }
             }
-        }
+        };
+        (Outcome::Failed(failure), Body::default())
     }
 }
 
-async fn read_answer(response: HttpResponse<Incoming>) -> Result<Response, Failure> {
+async fn read_answer(response: HttpResponse<Incoming>, kept: usize) -> Result<(Response, Body), Failure> {
     let status = response.status().as_u16();
     let retry_after_sec = retry_after(response.headers());
     let mut body = response.into_body();
-    let (mut head, mut read) = (Vec::new(), 0);
+    let (mut text, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             let text = format!("the answer broke off: {error}");
             Failure { kind: FailureKind::Broken, text }
         })?;
         let Some(data) = frame.data_ref() else { continue };
-        head.extend_from_slice(&data[..data.len().min(HEAD_BYTES - head.len())]);
+        text.extend_from_slice(&data[..data.len().min(kept - text.len())]);
         read += data.len();
         if read > MAX_ANSWER_BYTES {
             break;
         }
     }
     // Postgres' text holds no zero byte.
-    let head = String::from_utf8_lossy(&head).replace('\0', "\u{fffd}");
-    Ok(Response { status, retry_after_sec, head })
+    let head = String::from_utf8_lossy(&text[..text.len().min(HEAD_BYTES)]).replace('\0', "\u{fffd}");
+    let body = Body { is_whole: read == text.len(), text };
+    Ok((Response { status, retry_after_sec, head, refused: None }, body))
 }
 
 /// A positive number of whole seconds, or the seconds until a date of the forms of RFC 9110, 5.6.7, rounded up so that

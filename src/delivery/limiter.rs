@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_outcomes_say_about_the_load() {
-        let answered = |status| Outcome::Answered(Response { status, retry_after_sec: None, head: String::new() });
+        let answered = |status| Outcome::Answered(Response { status, ..Response::default() });
         let failed = |kind| Outcome::Failed(Failure { kind, text: String::new() });
         for (outcome, expected) in [
             (answered(204), Load::Fine),

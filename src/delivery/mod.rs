@@ -10,6 +10,7 @@
 //! recorder says that its outcome is durable; a crash before that sends it again, with the same id.
 
 mod attempt;
+mod batch;
 mod breaker;
 mod bucket;
 mod budget;

@@ -12,27 +12,33 @@ const FRAME: usize = 512;
 /// Writes the body for one attempt. The row text goes in as it is.
 pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
     let mut out = Vec::with_capacity(event.size() + FRAME);
+    write(&mut out, endpoint, event, current_retry);
+    Bytes::from(out)
+}
+
+/// The same, behind what is there already.
+pub(super) fn write(out: &mut Vec<u8>, endpoint: &Endpoint, event: &Event, current_retry: u32) {
     let mut raw = |text: &str| out.extend_from_slice(text.as_bytes());
     raw("{\"id\":\"");
     raw(event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
     raw("\",\"created_at\":\"");
     raw(&event.committed_at.to_string());
     raw("\",\"trigger\":{\"name\":");
-    write_string(&mut out, endpoint.name.as_bytes());
+    write_string(out, endpoint.name.as_bytes());
     out.extend_from_slice(b",\"id\":\"");
     out.extend_from_slice(endpoint.trigger_id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).as_bytes());
     out.extend_from_slice(b"\"},\"table\":");
     match &*event.subject {
         Subject::Table(table) => {
             out.extend_from_slice(b"{\"schema\":");
-            write_string(&mut out, table.schema.as_bytes());
+            write_string(out, table.schema.as_bytes());
             out.extend_from_slice(b",\"name\":");
-            write_string(&mut out, table.name.as_bytes());
+            write_string(out, table.name.as_bytes());
             out.push(b'}');
         }
         Subject::Type(name) => {
             out.extend_from_slice(b"null,\"type\":");
-            write_string(&mut out, name.as_bytes());
+            write_string(out, name.as_bytes());
         }
     }
     let retries = format!(
@@ -61,7 +67,6 @@ pub fn body(endpoint: &Endpoint, event: &Event, current_retry: u32) -> Bytes {
         out.extend_from_slice(transaction(event).as_bytes());
     }
     out.extend_from_slice(b"}}");
-    Bytes::from(out)
 }
 
 /// Where the change stands in the source's history; null for an event that no transaction of the source made.
@@ -94,6 +99,7 @@ mod tests {
             transaction: false,
             ordering: Ordering::default(),
             on_dead: OnDead::default(),
+            batch: None,
         }
     }
 

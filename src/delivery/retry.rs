@@ -88,7 +88,7 @@ mod tests {
     const LONGEST_RETRY_AFTER_SEC: u64 = 86_400;
 
     fn answered(status: u16, retry_after_sec: Option<u64>) -> Outcome {
-        Outcome::Answered(Response { status, retry_after_sec, head: String::new() })
+        Outcome::Answered(Response { status, retry_after_sec, ..Response::default() })
     }
 
     fn broken() -> Outcome {

@@ -5,8 +5,12 @@
 //! is *held* while an event of it that others wait for is in `deferred`; what comes from the log for it then is to be
 //! parked there as well, so that it stands in nobody's way.
 
+mod gather;
+
 use std::collections::{HashMap, VecDeque};
 
+pub(super) use self::gather::Full;
+use self::gather::Gathering;
 use crate::model::{Event, EventId, Ordering, RowHash, WHOLE_TRIGGER};
 use crate::queue::{Logged, Parked};
 
@@ -39,6 +43,8 @@ impl Ready {
 struct Row {
     busy: Option<EventId>,
     held: bool,
+    /// Whether what it is busy with waits for the rest of its batch.
+    gathered: bool,
     /// Deferred ones first, then those from the log in its order.
     waiting: VecDeque<Ready>,
 }
@@ -62,12 +68,14 @@ pub(super) struct Rows {
     bytes: usize,
     /// Held rows that may have events to be parked.
     to_park: Vec<RowHash>,
+    /// Where events go several in a request; empty elsewhere.
+    gathering: Gathering,
 }
 
 impl Rows {
     /// How many events are in memory and not under way.
     pub(super) fn len(&self) -> usize {
-        self.fresh.len() + self.again.len() + self.waiting
+        self.fresh.len() + self.again.len() + self.waiting + self.gathering.len()
     }
 
     /// Their size, in bytes.
@@ -96,7 +104,7 @@ impl Rows {
 
     /// Whether there is an event to look at. It may turn out that its row is not free.
     pub(super) fn can_go(&self, ordering: Ordering) -> bool {
-        self.again_can_go(ordering) || self.fresh_can_go(ordering)
+        self.again_can_go(ordering) || self.fresh_can_go(ordering) || !self.gathering.is_empty()
     }
 
     fn again_can_go(&self, ordering: Ordering) -> bool {

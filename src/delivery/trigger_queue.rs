@@ -1,24 +1,26 @@
 //! One trigger's share of the work: what is ready to be sent, what is under way, and what is still to be read from the
 //! log. No I/O: the dispatcher asks what to do and tells what happened.
 
+pub(super) mod batching;
+mod ended;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::Endpoint;
 use super::failures::Failures;
 use super::fetch::Place;
 use super::figures::Meter;
 use super::intake::{Intake, Tail};
-use super::limiter::{Limiter, Load};
+use super::limiter::Limiter;
 use super::outages::Flow;
 use super::pause::Pause;
 use super::rows::{EVENT_BYTES, Ready, Rows};
 use super::tracker::Tracker;
-use crate::model::{EventId, LANES, Limits, Verdict};
+use crate::model::{EventId, LANES, Limits};
 use crate::queue::{Backlog, Bounds, Deferred, Logged, Parked, Settled, Skipped};
 
 const MAX_READY: usize = 4_000;
@@ -69,6 +71,7 @@ pub(super) struct TriggerQueue {
     failures: Failures,
     /// What is counted of its attempts.
     pub(super) meter: Meter,
+    learnt: batching::Learnt,
 }
 
 impl TriggerQueue {
@@ -99,6 +102,7 @@ impl TriggerQueue {
             dirty: false,
             failures: Failures::default(),
             meter: Meter::default(),
+            learnt: batching::Learnt::default(),
         }
     }
 
@@ -284,6 +288,9 @@ impl TriggerQueue {
         if self.flow != Flow::Free && flow == Flow::Free {
             self.limiter.begin_anew(Instant::now());
         }
+        if flow != Flow::Free {
+            self.rows.scatter();
+        }
         self.flow = flow;
     }
 
@@ -316,27 +323,6 @@ impl TriggerQueue {
         let ready = self.rows.next(endpoint.ordering)?;
         self.limiter.started(ready.bytes(), now);
         Some((ready, endpoint))
-    }
-
-    /// A request that was started then ended, whatever its outcome.
-    pub(super) fn request_ended(&mut self, settled: &Settled, size: usize, started_at: Instant) {
-        self.limiter.ended(Load::of(&settled.attempt.outcome), size, started_at, Instant::now());
-        if settled.attempt.verdict == Verdict::Paused && self.pause.endpoint_is_gone() {
-            let trigger = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.name);
-            warn!(trigger, "its endpoint answered 410 Gone twice, so it is paused and its events are held; resume it");
-        } else if let Ok(endpoint) = &self.endpoint {
-            self.failures.note(&endpoint.name, &settled.attempt);
-        }
-        // The next one need not wait until that is recorded: should it be forgotten, both come again, in their order.
-        if settled.attempt.verdict == Verdict::Delivered {
-            self.unlock(settled);
-        }
-    }
-
-    fn unlock(&mut self, settled: &Settled) {
-        if let Some(row) = settled.lock {
-            self.rows.unlock(row, settled.event_id);
-        }
     }
 
     /// The outcome of an event is durable. `still_held`: others were released or are parked in the row it held.
@@ -416,6 +402,7 @@ mod tests {
             transaction: false,
             ordering: Ordering::default(),
             on_dead: OnDead::default(),
+            batch: None,
         };
         let held = (1..=5_000).map(|row| (0, row)).collect();
         let place = Place { floor: [0; LANES as usize], dealt_with: HashSet::new(), held };

@@ -40,12 +40,15 @@ pub struct Response {
     pub retry_after_sec: Option<u64>,
     /// The head of the body, cut at `delivery`'s limit, with what is not UTF-8 replaced.
     pub head: String,
+    /// Why this answer to several events does not accept the one at hand, though its status is 2xx.
+    pub refused: Option<&'static str>,
 }
 
 impl Outcome {
-    /// Any 2xx is success (seed 004).
+    /// Any 2xx is success (seed 004), unless it refuses the event.
     pub fn is_success(&self) -> bool {
-        matches!(self, Outcome::Answered(response) if (200..300).contains(&response.status))
+        matches!(self, Outcome::Answered(response)
+            if (200..300).contains(&response.status) && response.refused.is_none())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Plain data that every room shares. No I/O, no async, no SQL.
 
 mod attempt;
+mod batch_conf;
 mod event;
 mod limits;
 mod ordering;
@@ -12,6 +13,7 @@ mod template;
 mod trigger;
 
 pub use attempt::{Attempt, Failure, FailureKind, Outcome, Response, Verdict};
+pub use batch_conf::BatchConf;
 pub use event::{
     Event, EventId, LANES, Lane, Operation, RowHash, derive_event_id, derive_row_hash, lane_of, trigger_lane,
 };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Limits, OnDead, Ordering, RetryConf, Subject};
+use super::{BatchConf, Limits, OnDead, Ordering, RetryConf, Subject};
 
 /// A trigger as the catalogue holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub struct Definition {
     /// How much may be sent at a time.
     #[serde(flatten)]
     pub limits: Limits,
+    /// Whether several events go in one request, and how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchConf>,
     /// Whether an UPDATE also fires when none of its `columns` changed.
     #[serde(default)]
     pub fire_on_unchanged: bool,

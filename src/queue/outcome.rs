@@ -297,7 +297,7 @@ fn number(number: u32) -> i32 {
 fn write_row(rows: &mut CopyRows, settled: &Settled) {
     let attempt = &settled.attempt;
     let (status, response, error) = match &attempt.outcome {
-        Outcome::Answered(response) => (Some(response.status), Some(response.head.as_str()), None),
+        Outcome::Answered(response) => (Some(response.status), Some(response.head.as_str()), response.refused),
         Outcome::Failed(failure) => (None, None, Some(failure.text.as_str())),
     };
     let verdict = match attempt.verdict {

@@ -55,6 +55,7 @@ mod tests {
             headers,
             retry_conf: RetryConf::default(),
             limits: Limits::default(),
+            batch: None,
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,

@@ -1,7 +1,7 @@
 //! The commands' arguments. Checks come in the order of reference/hasura.md 1.3; the first that fails is reported.
 
 use super::node::{DecodeError, Node, Object};
-use super::{limits, retry_conf};
+use super::{batch, limits, retry_conf};
 use crate::model::{
     Columns, Definition, EVENT_TYPE_LIMIT, Header, HeaderValue, OnDead, OperationSpec, Operations, Ordering, Place,
     Subject, TableName, Webhook, check_template, check_variable,
@@ -31,6 +31,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
     let retry_conf =
         object.optional("retry_conf").map(|node| retry_conf::decode(&node)).transpose()?.unwrap_or_default();
     let limits = limits::decode(&object)?;
+    let batch = object.optional("batch").map(|node| batch::decode(&node)).transpose()?;
     let url = object.optional("webhook").map(|node| template(&node)).transpose()?;
     let url_variable =
         object.optional("webhook_from_env").map(|node| variable(&node, Place::WebhookFromEnv)).transpose()?;
@@ -64,6 +65,7 @@ pub(super) fn create(args: &Node<'_>) -> Result<(Definition, bool), DecodeError>
         headers,
         retry_conf,
         limits,
+        batch,
         fire_on_unchanged,
         trigger_on_replication,
         transaction,

@@ -1,5 +1,6 @@
 //! Hasura's API: `POST /v1/query` and `POST /v1/metadata` (reference/hasura.md, section 1; seed 003).
 
+mod batch;
 mod decode;
 mod error;
 mod limits;

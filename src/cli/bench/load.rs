@@ -131,6 +131,7 @@ pub(super) fn endpoint(url: String) -> anyhow::Result<Endpoint> {
             headers: Vec::new(),
             retry_conf: RetryConf::default(),
             limits: Limits::default(),
+            batch: None,
             fire_on_unchanged: false,
             trigger_on_replication: false,
             transaction: false,

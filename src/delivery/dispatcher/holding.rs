@@ -52,7 +52,7 @@ impl Dispatcher {
         }
     }
 
-    fn on_news(&mut self, news: News) {
+    pub(super) fn on_news(&mut self, news: News) {
         match news {
             News::Down { triggers, reason, next_probe, quiet } => {
                 self.set_flow(&triggers, Flow::Held);

@@ -1,5 +1,6 @@
 //! The one task that knows what is to be sent, what is under way and what is done.
 
+mod batching;
 mod feeding;
 mod figures;
 mod holding;
@@ -18,7 +19,7 @@ use tracing::error;
 use uuid::Uuid;
 
 use self::feeding::Held;
-use super::attempt::Ended;
+use super::attempt::EndedRequest;
 use super::budget::Budget;
 use super::fetch::Fetched;
 use super::outages::Outages;
@@ -79,7 +80,9 @@ pub(super) struct Dispatcher {
     heads: Heads,
     /// From the start of a request until its outcome is durable.
     busy: HashSet<EventId>,
-    /// The most of those: what a crash may send again.
+    /// Of those, the events in requests that are under way beside the first one of each.
+    busy_beside: usize,
+    /// The most of the others: what a crash may send again.
     max_busy: usize,
     /// Those whose request is under way.
     budget: Budget,
@@ -87,8 +90,8 @@ pub(super) struct Dispatcher {
     paced: BTreeSet<(Instant, Uuid)>,
     /// Counts how often the lanes were got after others may have had them.
     tenure: u64,
-    ended: mpsc::UnboundedReceiver<(u64, Ended)>,
-    ended_sender: mpsc::UnboundedSender<(u64, Ended)>,
+    ended: mpsc::UnboundedReceiver<(u64, EndedRequest)>,
+    ended_sender: mpsc::UnboundedSender<(u64, EndedRequest)>,
     /// To be recorded.
     unrecorded: Batch,
     /// Whether a trigger may have events to be parked.
@@ -153,6 +156,7 @@ impl Dispatcher {
             in_turns: HashSet::new(),
             heads: Heads::default(),
             busy: HashSet::new(),
+            busy_beside: 0,
             max_busy: (2 * parts.max_in_flight).max(parts.max_in_flight + TURN),
             budget: Budget::new(parts.max_in_flight),
             paced: BTreeSet::new(),

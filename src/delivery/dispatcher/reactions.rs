@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Dispatcher;
-use crate::delivery::attempt::Ended;
+use crate::delivery::attempt::{Ended, EndedRequest};
 use crate::delivery::fetch::{Fetched, Loaded};
 use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
@@ -43,6 +43,7 @@ impl Dispatcher {
     fn forget(&mut self) {
         self.triggers.clear();
         self.busy.clear();
+        self.busy_beside = 0;
         self.unrecorded = Batch::default();
         self.recording = false;
         self.tenure += 1;
@@ -99,7 +100,11 @@ impl Dispatcher {
     }
 
     /// `tenure` is that of the request's start.
-    pub(super) fn on_ended(&mut self, (tenure, mut ended): (u64, Ended)) {
+    pub(super) fn on_ended(&mut self, (tenure, ended): (u64, EndedRequest)) {
+        let mut ended = match ended {
+            EndedRequest::Single(ended) => ended,
+            EndedRequest::Batch(ended) => return self.on_batch_ended(tenure, ended),
+        };
         self.judge(&mut ended);
         let Ended { settled, started_at, size, .. } = ended;
         self.budget.taken().remove(size);
@@ -207,7 +212,7 @@ impl Dispatcher {
         for Loaded { trigger: LiveTrigger { source_id, trigger, paused }, place } in loaded {
             let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
             match (self.triggers.get_mut(&trigger.id), place) {
-                (Some(queue), _) => queue.endpoint = endpoint,
+                (Some(queue), _) => queue.set_endpoint(endpoint),
                 (None, Some(place)) => {
                     if let Err(reason) = &endpoint {
                         let name = &trigger.definition.name;

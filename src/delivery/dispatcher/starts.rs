@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, READS, TURN};
-use crate::delivery::attempt::attempt;
+use crate::delivery::attempt::{EndedRequest, attempt};
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
 use crate::delivery::trigger_queue::TriggerQueue;
@@ -13,10 +13,16 @@ use crate::queue::{Batch, CursorMove};
 impl Dispatcher {
     pub(super) fn start_attempts(&mut self) {
         let (triggers, mut over_their_share) = (self.triggers.len(), Vec::new());
-        while !self.budget.is_full() && self.busy.len() + TURN <= self.max_busy {
+        while !self.budget.is_full() && self.busy_requests() + TURN <= self.max_busy {
             let Some(id) = self.turns.pop_front() else { break };
             self.in_turns.remove(&id);
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
+            if queue.is_batched() {
+                if self.start_batches(id) {
+                    over_their_share.push(id);
+                }
+                continue;
+            }
             let (mut probe, mut is_allowed) = (None, true);
             for _ in 0..TURN {
                 is_allowed = self.budget.allows(queue.limiter.under_way(), triggers);
@@ -31,7 +37,8 @@ impl Dispatcher {
                 let (tenure, longest_retry_after_sec) = (self.tenure, self.longest_retry_after.as_secs());
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    drop(ended.send((tenure, attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await)));
+                    let request = attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await;
+                    drop(ended.send((tenure, EndedRequest::Single(request))));
                 });
                 if is_probe {
                     break;

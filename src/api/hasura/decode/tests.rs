@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::request::{Command, Endpoint};
 use super::super::tests::{WRAPPER, decode};
 use crate::model::{
-    Columns, Definition, HeaderValue as ConfiguredValue, OnDead, Ordering, Subject, TableName, Webhook,
+    BatchConf, Columns, Definition, HeaderValue as ConfiguredValue, OnDead, Ordering, Subject, TableName, Webhook,
 };
 
 /// A valid `create_event_trigger`, with some keys set to other values; `null` is as good as absent.
@@ -104,6 +104,20 @@ fn what_walhook_adds_to_hasuras_definition_decodes() {
 }
 
 #[test]
+fn a_batch_decodes_with_what_holds_where_nothing_is_said() {
+    let batch = |value: Value| create(args(json!({ "batch": value }))).0.batch;
+    assert_eq!(batch(json!(null)), None);
+    let least = BatchConf { max_events: 1, max_wait_ms: 100, max_bytes: 1 << 20 };
+    assert_eq!(batch(json!({ "max_events": 1 })), Some(least));
+    let all = json!({ "max_events": 1000, "max_wait_ms": 0, "max_bytes": 1024 });
+    assert_eq!(batch(all.clone()), Some(BatchConf { max_events: 1000, max_wait_ms: 0, max_bytes: 1024 }));
+    let definition = create(args(json!({ "batch": all }))).0;
+    let stored = serde_json::to_value(&definition).expect("JSON");
+    assert_eq!(stored["batch"], all);
+    assert_eq!(serde_json::from_value::<Definition>(stored).expect("a definition"), definition);
+}
+
+#[test]
 fn a_definition_of_an_earlier_release_reads_with_what_was_then() {
     let stored = r#"{"name":"t","source":"default","table":{"schema":"public","name":"users"},
         "webhook":{"url":"http://a"},"operations":{"insert":{"columns":"*","payload":"*"}},"enable_manual":false,
@@ -148,6 +162,12 @@ fn errors_in_own_keys() -> Vec<(Value, &'static str, &'static str)> {
             "$.transaction",
             "parsing Bool failed, expected Boolean, but encountered Object",
         ),
+        (json!({ "batch": 10 }), "$.batch", "parsing BatchConf failed, expected Object, but encountered Number"),
+        (json!({ "batch": { "max_wait_ms": 5 } }), "$.batch", "key \"max_events\" not found"),
+        (json!({ "batch": { "max_events": 0 } }), "$.batch.max_events", "from 1 to 1000"),
+        (json!({ "batch": { "max_events": 1001 } }), "$.batch.max_events", "from 1 to 1000"),
+        (json!({ "batch": { "max_events": 9, "max_wait_ms": 60_001 } }), "$.batch.max_wait_ms", "from 0 to 60000"),
+        (json!({ "batch": { "max_events": 9, "max_bytes": 1023 } }), "$.batch.max_bytes", "from 1024 to 2097152"),
         (json!({ "ordering": "table" }), "$.ordering", "expecting row, none or trigger"),
         (json!({ "ordering": 1 }), "$.ordering", "parsing Text failed, expected String, but encountered Number"),
         (json!({ "on_dead": "stop" }), "$.on_dead", "expecting continue or hold"),

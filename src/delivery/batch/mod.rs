@@ -1,0 +1,233 @@
+//! Several events in one request, and what an answer to it means for each of them. No I/O but in `request`.
+//!
+//! ```text
+//!                 2xx, any other failure
+//!   gathered ─────────────────────────────▶ each event has its own outcome
+//!      │  413                  ▲
+//!      │  400, and 400 again   │ one event is left, or anything but 400 and 413
+//!      └──────▶ halves ────────┘
+//!                 │  ▲
+//!                 └──┘ 413, 400
+//! ```
+
+mod answer;
+mod request;
+
+use std::collections::{HashMap, HashSet};
+
+pub(super) use self::answer::Refused;
+pub(super) use self::request::{Ended, most_bytes, send};
+use super::retry::{self, Tried};
+use super::rows::Ready;
+use crate::model::{Attempt, EventId, Outcome, RowHash, Timestamp, Verdict};
+use crate::queue::Settled;
+
+/// Too large.
+const TOO_LARGE: u16 = 413;
+const BAD_REQUEST: u16 = 400;
+
+/// What a batch has been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    New,
+    /// It was answered 400 once.
+    Again,
+    /// It is a half of one that was refused.
+    Half,
+}
+
+/// Events for one request, in their order; one at least.
+#[derive(Debug)]
+pub(super) struct EventBatch {
+    events: Vec<Ready>,
+    stage: Stage,
+}
+
+/// What follows from an answer.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Each event has its outcome.
+    Settle(EventBatch),
+    /// Nothing of it counts: these are sent, and for the others it is as if they had not been.
+    Anew { batches: Vec<EventBatch>, back: Vec<Ready> },
+}
+
+impl EventBatch {
+    /// Puts events in the order of the log. `None` where there are none.
+    pub(super) fn new(mut events: Vec<Ready>) -> Option<EventBatch> {
+        // Retries stand before newer events, and those of one row in their order.
+        events.sort_by_key(|ready| (ready.logged.source_id, ready.logged.seq));
+        (!events.is_empty()).then_some(EventBatch { events, stage: Stage::New })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether it was not sent before, not even with others.
+    pub(super) fn is_new(&self) -> bool {
+        self.stage == Stage::New
+    }
+
+    /// As [`Ready::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        self.events.iter().map(Ready::bytes).sum()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = EventId> {
+        self.events.iter().map(|ready| ready.logged.id())
+    }
+
+    /// Stands for the batch where one event is asked for.
+    pub(super) fn first_id(&self) -> EventId {
+        self.events[0].logged.id()
+    }
+
+    pub(super) fn into_events(self) -> Vec<Ready> {
+        self.events
+    }
+
+    /// Whether to look for the events that a request is refused for. An answer with a `Retry-After` says that it is a
+    /// matter of time (RFC 9110, 15.5.14).
+    pub(super) fn next(mut self, outcome: &Outcome) -> Next {
+        let Outcome::Answered(response) = outcome else { return Next::Settle(self) };
+        let is_refused = matches!(response.status, BAD_REQUEST | TOO_LARGE) && response.retry_after_sec.is_none();
+        if !is_refused || self.events.len() == 1 {
+            return Next::Settle(self);
+        }
+        if response.status == BAD_REQUEST && self.stage == Stage::New {
+            self.stage = Stage::Again;
+            return Next::Anew { batches: vec![self], back: Vec::new() };
+        }
+        self.halve()
+    }
+
+    /// The halves have no row in common, so neither waits for the other: what would, goes back.
+    fn halve(self) -> Next {
+        let mut first = self.events;
+        let second = first.split_off(first.len() / 2);
+        let rows: HashSet<RowHash> = first.iter().filter_map(|ready| ready.lock).collect();
+        let waits = |ready: &Ready| ready.lock.is_some_and(|row| rows.contains(&row));
+        let (back, second): (Vec<Ready>, Vec<Ready>) = second.into_iter().partition(waits);
+        let halves = [first, second].into_iter().filter(|events| !events.is_empty());
+        Next::Anew { batches: halves.map(|events| EventBatch { events, stage: Stage::Half }).collect(), back }
+    }
+}
+
+/// Whether a request was too large.
+pub(super) fn is_too_large(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered(response) if response.status == TOO_LARGE)
+}
+
+/// Whether an event is refused though nothing else is in its request, so that it would have others refused with it.
+pub(super) fn is_loner(settled: &[Settled], outcome: &Outcome) -> bool {
+    let is_refused = matches!(outcome, Outcome::Answered(response)
+        if matches!(response.status, BAD_REQUEST | TOO_LARGE));
+    is_refused && matches!(settled, [one] if one.is_waiting())
+}
+
+/// What became of a batch's events.
+#[derive(Debug, Default)]
+pub(super) struct Settlement {
+    /// In their order. Of the events of one row one has the lock: when that is unlocked, the row is free.
+    pub(super) settled: Vec<Settled>,
+    /// They came behind an event that is to be sent again before them: for them it is as if they had not been sent.
+    pub(super) back: Vec<Ready>,
+}
+
+/// What came of a request with several events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered<'a> {
+    pub(super) outcome: &'a Outcome,
+    pub(super) refused: &'a Refused,
+    /// As in [`Tried`].
+    pub(super) was_gone: bool,
+    /// As in [`Settled`].
+    pub(super) counts: bool,
+    pub(super) started_at: Timestamp,
+    pub(super) duration_micros: i64,
+    pub(super) now: Timestamp,
+}
+
+/// Decides for each event by itself. What follows an event of its row that others wait for is not settled: accepted or
+/// not, it has to come after that one.
+pub(super) fn settle(
+    batch: EventBatch,
+    endpoint: &super::Endpoint,
+    answered: &Answered<'_>,
+    longest_retry_after_sec: u64,
+) -> Settlement {
+    let mut settlement = Settlement::default();
+    // Rows with an event that comes again, and each row's event that unlocks it.
+    let (mut waiting, mut locks) = (HashSet::new(), HashMap::new());
+    for ready in batch.events {
+        let row = ready.lock;
+        if row.is_some_and(|row| waiting.contains(&row)) {
+            settlement.back.push(ready);
+            continue;
+        }
+        let settled = settle_one(ready, endpoint, answered, longest_retry_after_sec);
+        if let Some(row) = row {
+            if settled.is_waiting() && settled.holds.is_some() {
+                waiting.insert(row);
+            }
+            // A failure is recorded before anything follows it.
+            let place = locks.entry(row).or_insert(settlement.settled.len());
+            let before = settlement.settled.get(*place).map(|before: &Settled| before.attempt.verdict);
+            if settled.attempt.verdict != Verdict::Delivered || before == Some(Verdict::Delivered) {
+                *place = settlement.settled.len();
+            }
+        }
+        settlement.settled.push(settled);
+    }
+    for (row, place) in locks {
+        settlement.settled[place].lock = Some(row);
+    }
+    settlement
+}
+
+fn settle_one(
+    ready: Ready,
+    endpoint: &super::Endpoint,
+    answered: &Answered<'_>,
+    longest_retry_after_sec: u64,
+) -> Settled {
+    let Ready { logged, number, deferred, holds, .. } = ready;
+    let (event, counts) = (&logged.event, answered.counts);
+    let mut outcome = answered.outcome.clone();
+    if let Outcome::Answered(response) = &mut outcome {
+        response.refused = answered.refused.why(event.id);
+    }
+    let tried = Tried {
+        event_id: event.id,
+        // Its age is counted from when it was to be delivered.
+        committed_at: event.deliver_at.unwrap_or(event.committed_at),
+        number,
+        outcome: &outcome,
+        now: answered.now,
+        was_gone: answered.was_gone && counts,
+        counts,
+    };
+    let verdict = retry::decide(&tried, &endpoint.retry_conf, longest_retry_after_sec);
+    let (started_at, duration_micros) = (answered.started_at, answered.duration_micros);
+    Settled {
+        event_id: event.id,
+        trigger_id: event.trigger_id,
+        source_id: logged.source_id,
+        seq: logged.seq,
+        lane: event.lane,
+        committed_at: event.committed_at,
+        was_deferred: deferred,
+        lock: None,
+        holds,
+        on_dead: endpoint.on_dead,
+        attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
+        counts,
+    }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) use tests::of_size;

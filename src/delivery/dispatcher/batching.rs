@@ -1,0 +1,115 @@
+//! What the dispatcher does for triggers whose events go several in a request: each batch counts as one request, for
+//! every limit and for the endpoint's breaker.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Dispatcher, TURN};
+use crate::delivery::attempt::EndedRequest;
+use crate::delivery::batch;
+use crate::delivery::breaker::{self, Sign};
+use crate::delivery::failures::reason;
+use crate::delivery::trigger_queue::batching::{NextBatch, bytes_under_way};
+
+impl Dispatcher {
+    /// Requests under way, or whose outcome is to be recorded; an event of a batch that ended counts by itself.
+    pub(super) fn busy_requests(&self) -> usize {
+        self.busy.len() - self.busy_beside
+    }
+
+    /// A trigger's turn. Gives whether it has more to send and only the others' part of all is left.
+    pub(super) fn start_batches(&mut self, id: Uuid) -> bool {
+        let triggers = self.triggers.len();
+        for _ in 0..TURN {
+            if self.budget.is_full() || self.busy_requests() + TURN > self.max_busy {
+                break;
+            }
+            let Some(queue) = self.triggers.get_mut(&id) else { return false };
+            if !self.budget.allows(queue.limiter.under_way(), triggers) {
+                return queue.can_send();
+            }
+            let is_probe = queue.is_probing();
+            match queue.next_batch(Instant::now()) {
+                NextBatch::Send(batch, endpoint) => {
+                    let (gone, probe) = (queue.pause.gone(), is_probe.then(|| batch.first_id()));
+                    self.busy.extend(batch.ids());
+                    self.busy_beside += batch.len() - 1;
+                    self.budget.taken().add(bytes_under_way(&batch));
+                    let (client, ended, tenure) = (self.client.clone(), self.ended_sender.clone(), self.tenure);
+                    let url = endpoint.url.clone();
+                    tokio::spawn(async move {
+                        let request = batch::send(&client, endpoint, gone, batch).await;
+                        drop(ended.send((tenure, EndedRequest::Batch(request))));
+                    });
+                    if let Some(event_id) = probe {
+                        self.on_probe(&url, event_id);
+                        return false;
+                    }
+                }
+                NextBatch::At(at) => {
+                    self.paced.insert((at, id));
+                    self.look_after_turn(id);
+                    return false;
+                }
+                NextBatch::Nothing => break,
+            }
+        }
+        self.look_after_turn(id);
+        if self.triggers.get(&id).is_some_and(|queue| queue.can_send()) {
+            self.give_turn(id);
+        }
+        false
+    }
+
+    fn look_after_turn(&mut self, id: Uuid) {
+        if let Some(queue) = self.triggers.get(&id) {
+            self.look_for_parked |= queue.wants_to_park();
+            // What there was for a probe may wait behind others.
+            self.look_for_reads |= queue.is_probing();
+        }
+    }
+
+    /// `tenure` is that of the request's start.
+    pub(super) fn on_batch_ended(&mut self, tenure: u64, ended: batch::Ended) {
+        let counts = self.judge_batch(&ended);
+        self.budget.taken().remove(bytes_under_way(&ended.batch));
+        if tenure != self.tenure {
+            return;
+        }
+        self.busy_beside -= ended.batch.len() - 1;
+        let (id, longest_retry_after_sec) = (ended.endpoint.trigger_id, self.longest_retry_after.as_secs());
+        let Some(queue) = self.triggers.get_mut(&id) else {
+            // It was deleted, and its events with it.
+            for event in ended.batch.ids() {
+                self.busy.remove(&event);
+            }
+            return;
+        };
+        let (settled, over) = queue.batch_ended(ended, counts, longest_retry_after_sec);
+        for event in over {
+            self.busy.remove(&event);
+        }
+        self.look_for_reads |= !queue.is_live();
+        self.look_for_parked |= queue.wants_to_park();
+        if queue.can_send() {
+            self.give_turn(id);
+        }
+        self.unrecorded.settled.extend(settled);
+    }
+
+    /// Tells the endpoint's breaker, for which a batch is one event. Gives whether a failure is one of the events' own.
+    fn judge_batch(&mut self, ended: &batch::Ended) -> bool {
+        let attempt = breaker::Ended {
+            event_id: ended.batch.first_id(),
+            sign: Sign::of(&ended.outcome, &ended.endpoint.retry_conf, self.longest_retry_after),
+            started_at: ended.started,
+            now: Instant::now(),
+        };
+        let reached = breaker::was_reached(&ended.outcome);
+        let counts = self.outages.ended(&ended.endpoint.url, &attempt, reached, || reason(&ended.outcome));
+        for news in self.outages.take_news() {
+            self.on_news(news);
+        }
+        counts
+    }
+}

@@ -1,0 +1,225 @@
+//! A trigger whose events go several in a request.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use super::{MAX_READY, TriggerQueue};
+use crate::delivery::Endpoint;
+use crate::delivery::batch::{self, Answered, EventBatch, Next};
+use crate::delivery::limiter::Load;
+use crate::delivery::outages::Flow;
+use crate::delivery::rows::Full;
+use crate::model::{BatchConf, EventId, Outcome, Timestamp, Verdict};
+use crate::queue::Settled;
+
+/// A webhook that refuses batch after batch is not worth a line each time.
+const BETWEEN_LINES: Duration = Duration::from_secs(60);
+
+/// What a trigger that sends batches may do.
+#[derive(Debug)]
+pub(in crate::delivery) enum NextBatch {
+    Nothing,
+    /// The batch waits for more until then, or for the rate.
+    At(Instant),
+    Send(EventBatch, Arc<Endpoint>),
+}
+
+/// What batches that were answered tell of those to come.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    /// More events at a time were too large. Grows again by a quarter with each batch as large that is not.
+    most_events: Option<usize>,
+    /// When the log was last told that batches are refused.
+    told_at: Option<Instant>,
+}
+
+impl Learnt {
+    fn note(&mut self, batch: &EventBatch, outcome: &Outcome, asked_for: usize) {
+        if batch::is_too_large(outcome) && batch.is_new() {
+            self.most_events = Some((batch.len() / 2).max(1));
+        } else if outcome.is_success() && self.most_events.is_some_and(|most| batch.len() >= most) {
+            self.most_events = Some(batch.len() + batch.len() / 4 + 1).filter(|most| *most < asked_for);
+        }
+    }
+}
+
+impl TriggerQueue {
+    /// Takes over what the definition says now.
+    pub(in crate::delivery) fn set_endpoint(&mut self, endpoint: Result<Arc<Endpoint>, String>) {
+        let batch = |endpoint: &Result<Arc<Endpoint>, String>| endpoint.as_ref().ok().and_then(|known| known.batch);
+        if batch(&endpoint) != batch(&self.endpoint) {
+            self.rows.scatter();
+            self.learnt = Learnt::default();
+        }
+        self.endpoint = endpoint;
+    }
+
+    /// Whether it sends batches, and no single events.
+    pub(in crate::delivery) fn is_batched(&self) -> bool {
+        self.endpoint.as_ref().is_ok_and(|endpoint| endpoint.batch.is_some())
+    }
+
+    /// The next batch to send, which counts as in flight from now on. A probe is one event, so that an outage moves
+    /// no more of them to those that are sent again than it has to.
+    pub(in crate::delivery) fn next_batch(&mut self, now: Instant) -> NextBatch {
+        let Some((endpoint, conf)) = self.endpoint.as_ref().ok().and_then(|known| Some((known, known.batch?))) else {
+            return NextBatch::Nothing;
+        };
+        if !self.can_send() {
+            return NextBatch::Nothing;
+        }
+        let (endpoint, is_probe) = (Arc::clone(endpoint), self.is_probing());
+        let asked_for = if is_probe { 1 } else { conf.max_events as usize };
+        let events = self.learnt.most_events.map_or(asked_for, |most| most.min(asked_for));
+        let full = Full { events, bytes: self.most_bytes(conf) };
+        let is_full = self.rows.has_batch_anew()
+            || self.rows.gather(endpoint.ordering, full, now, |ready| batch::most_bytes(&endpoint, ready));
+        let waits_until = match self.rows.gathered_since() {
+            _ if is_full || is_probe => None,
+            Some(since) => Some(since + Duration::from_millis(u64::from(conf.max_wait_ms))),
+            None => return NextBatch::Nothing,
+        };
+        let ready_at = [waits_until, self.limiter.ready_at()].into_iter().flatten().max();
+        if let Some(at) = ready_at.filter(|at| *at > now) {
+            return NextBatch::At(at);
+        }
+        let Some(batch) = self.rows.take_batch() else { return NextBatch::Nothing };
+        self.limiter.started(bytes_under_way(&batch), now);
+        NextBatch::Send(batch, endpoint)
+    }
+
+    /// While a batch of this size is gathered, the log can be read on.
+    fn most_bytes(&self, conf: BatchConf) -> usize {
+        const { assert!(BatchConf::MOST_EVENTS as usize <= MAX_READY / 2) }
+        (conf.max_bytes as usize).min(self.allowance / 2)
+    }
+
+    /// A request with several events ended. Gives what is to be recorded, and the events that it is over for without a
+    /// record. `counts`: as in [`Settled`].
+    pub(in crate::delivery) fn batch_ended(
+        &mut self,
+        ended: batch::Ended,
+        counts: bool,
+        longest_retry_after_sec: u64,
+    ) -> (Vec<Settled>, Vec<EventId>) {
+        let now = Instant::now();
+        self.limiter.ended(Load::of(&ended.outcome), bytes_under_way(&ended.batch), ended.started, now);
+        self.rows.has_waited_since(ended.started);
+        let events = ended.batch.len();
+        let asked_for = ended.endpoint.batch.map_or(1, |conf| conf.max_events as usize);
+        self.learnt.note(&ended.batch, &ended.outcome, asked_for);
+        let batch = match ended.batch.next(&ended.outcome) {
+            Next::Settle(batch) => batch,
+            Next::Anew { batches, back } => {
+                self.say_refused(&ended.outcome, events);
+                let back_ids = back.iter().map(|ready| ready.logged.id());
+                let ids = batches.iter().flat_map(EventBatch::ids).chain(back_ids).collect();
+                self.rows.put_back(back);
+                self.rows.send_anew(batches.into_iter());
+                if !self.is_batched() || self.flow != Flow::Free {
+                    self.rows.scatter();
+                }
+                return (Vec::new(), ids);
+            }
+        };
+        let answered = Answered {
+            outcome: &ended.outcome,
+            refused: &ended.refused,
+            was_gone: ended.was_gone,
+            counts,
+            started_at: ended.started_at,
+            duration_micros: ended.duration_micros,
+            now: Timestamp::now(),
+        };
+        let settlement = batch::settle(batch, &ended.endpoint, &answered, longest_retry_after_sec);
+        self.note_settled(&settlement.settled, &ended.outcome);
+        let back = settlement.back.iter().map(|ready| ready.logged.id()).collect();
+        self.rows.put_back(settlement.back);
+        for settled in &settlement.settled {
+            if let Some(row) = settled.lock {
+                self.rows.pass_lock(row, settled.event_id);
+            }
+            // As for single events: only what was accepted need not be recorded first.
+            if settled.attempt.verdict == Verdict::Delivered {
+                self.unlock(settled);
+            }
+        }
+        (settlement.settled, back)
+    }
+
+    fn note_settled(&mut self, settled: &[Settled], outcome: &Outcome) {
+        let is_loner = batch::is_loner(settled, outcome);
+        for settled in settled {
+            self.meter.counts.note(&settled.attempt);
+            self.rows.set_loner(settled.event_id, is_loner);
+        }
+        let is_gone = settled.iter().any(|settled| settled.attempt.verdict == Verdict::Paused);
+        if is_gone {
+            self.pause_gone();
+            return;
+        }
+        // One line tells of the request, as of a single event's.
+        let failed = settled.iter().find(|settled| settled.attempt.verdict != Verdict::Delivered);
+        if let (Some(one), Ok(endpoint)) = (failed.or(settled.first()), &self.endpoint) {
+            self.failures.note(&endpoint.name, &one.attempt);
+        }
+    }
+
+    fn say_refused(&mut self, outcome: &Outcome, events: usize) {
+        if self.learnt.told_at.is_some_and(|at| at.elapsed() < BETWEEN_LINES) {
+            return;
+        }
+        self.learnt.told_at = Some(Instant::now());
+        if let (Outcome::Answered(response), Ok(endpoint)) = (outcome, &self.endpoint) {
+            let (trigger, status) = (&endpoint.name, response.status);
+            warn!(
+                trigger,
+                "its webhook answered {status} to a batch of {events} events; it is sent in smaller parts until the \
+                 events that are refused are found, which costs them alone their retries. Where all batches are too \
+                 large, lower max_bytes or max_events of its batch"
+            );
+        }
+    }
+}
+
+/// The events' rows and the body made of them.
+pub(in crate::delivery) fn bytes_under_way(batch: &EventBatch) -> usize {
+    2 * batch.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Response;
+
+    /// Lets an endpoint that takes so many events at a time answer batches that are as large as they may be.
+    fn sizes(taken: usize, asked_for: usize, batches: usize) -> Vec<usize> {
+        let (mut learnt, mut sizes) = (Learnt::default(), Vec::new());
+        for _ in 0..batches {
+            let size = learnt.most_events.unwrap_or(asked_for);
+            let status = if size > taken { 413 } else { 200 };
+            let outcome = Outcome::Answered(Response { status, ..Response::default() });
+            learnt.note(&batch::of_size(size), &outcome, asked_for);
+            sizes.push(size);
+        }
+        sizes
+    }
+
+    #[test]
+    fn a_size_that_is_too_large_is_asked_for_seldom_and_a_single_large_event_makes_no_difference_for_long() {
+        let sizes_of_4 = sizes(4, 100, 40);
+        assert_eq!(sizes_of_4[..7], [100, 50, 25, 12, 6, 3, 4]);
+        assert!(sizes_of_4[6..].iter().filter(|size| **size > 4).count() <= 40 / 3, "{sizes_of_4:?}");
+        let (mut learnt, ok) = (Learnt::default(), Outcome::Answered(Response { status: 204, ..Response::default() }));
+        let too_large = Outcome::Answered(Response { status: 413, ..Response::default() });
+        learnt.note(&batch::of_size(100), &too_large, 100);
+        let mut grown = Vec::new();
+        while let Some(most) = learnt.most_events {
+            grown.push(most);
+            learnt.note(&batch::of_size(most), &ok, 100);
+        }
+        assert_eq!(grown, [50, 63, 79, 99]);
+    }
+}
