@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use serde_json::Value;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ pub struct Bounds {
     /// Bytes at most as the log stores them, passed by one row at most.
     pub bytes: i64,
 }
+
+const READ: &str = include_str!("../../sql/backlog_read.sql");
 
 /// Events that were read back.
 #[derive(Debug, Default)]
@@ -40,9 +43,8 @@ pub async fn read_backlog(
     source_id: i16,
     bounds: Bounds,
 ) -> Result<Backlog, Error> {
-    let sql = include_str!("../../sql/backlog_read.sql");
     let rows = client
-        .query(sql, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
+        .query(READ, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
         .await?;
     let found: i64 = rows.first().map_or(0, |row| row.get("found"));
     let mut last_subject = LastSubject::default();
@@ -52,6 +54,22 @@ pub async fn read_backlog(
         .collect::<Result<_, _>>()?;
     let complete = found < bounds.rows && events.len() as i64 == found;
     Ok(Backlog { events, complete })
+}
+
+/// What such a read costs: it is done, and what Postgres says of it given (EXPLAIN with ANALYZE and BUFFERS, as JSON).
+///
+/// # Errors
+/// What Postgres said.
+pub async fn explain_backlog(
+    client: &impl GenericClient,
+    trigger_id: Uuid,
+    source_id: i16,
+    bounds: Bounds,
+) -> Result<Value, Error> {
+    let sql = format!("explain (analyze, buffers, format json) {READ}");
+    let Bounds { after, up_to, rows, bytes } = bounds;
+    let row = client.query_one(&sql, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes]).await?;
+    Ok(row.get(0))
 }
 
 /// The events after a cursor that are done or deferred.

@@ -16,11 +16,23 @@ pub(super) enum What {
     Writes,
     Isolation,
     Memory,
+    Drain,
+    Claim,
+    Nodes,
 }
 
 impl What {
-    pub const ALL: [What; 6] =
-        [What::WalToQueue, What::EndToEnd, What::Latency, What::Writes, What::Isolation, What::Memory];
+    pub const ALL: [What; 9] = [
+        What::WalToQueue,
+        What::EndToEnd,
+        What::Latency,
+        What::Writes,
+        What::Isolation,
+        What::Memory,
+        What::Drain,
+        What::Claim,
+        What::Nodes,
+    ];
 
     /// The heading of its figures.
     pub fn title(self) -> &'static str {
@@ -31,6 +43,9 @@ impl What {
             What::Writes => "Application's writes, transactions/s",
             What::Isolation => "Healthy endpoints beside a bad one",
             What::Memory => "Peak resident memory, MiB",
+            What::Drain => "A backlog worked off, rows/s",
+            What::Claim => "A read of the log, pages",
+            What::Nodes => "Several nodes on this machine, rows/s",
         }
     }
 
@@ -58,6 +73,18 @@ impl What {
                  an event for every endpoint; the floor is the same without the bad endpoint, just before or after"
             }
             What::Memory => "the most that the walhook process had (VmHWM), a fresh process for each figure",
+            What::Drain => {
+                "from walhook's start on a queue with that many events behind until every delivery is recorded; the \
+                 floor is the same number of rows end to end, from the WAL through an empty queue"
+            }
+            What::Claim => {
+                "pages of the database that delivery's read of its next events touches, with more and more events \
+                 behind; the floor is the same read near the log's end"
+            }
+            What::Nodes => {
+                "from the first commit until every delivery is recorded, by walhooks that have shared out the lanes \
+                 before; the floor is the same with one"
+            }
         }
     }
 }

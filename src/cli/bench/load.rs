@@ -63,9 +63,19 @@ impl Shape {
     /// # Errors
     /// What Postgres said.
     pub async fn load(self, session: &Session, rows: u64) -> anyhow::Result<String> {
+        self.write(session, rows).await?;
+        session.batch_execute("checkpoint").await?;
+        Ok(session.query_one("select pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
+    }
+
+    /// Writes rows, in whole transactions.
+    ///
+    /// # Errors
+    /// What Postgres said.
+    pub async fn write(self, session: &Session, rows: u64) -> anyhow::Result<()> {
         let (length, each) = (self.payload_bytes(), self.transaction_rows);
         let transactions = rows / each;
-        // Loading is not measured, so its commits need not wait for the disk.
+        // It is not what is measured, so its commits need not wait for the disk.
         session.batch_execute("set synchronous_commit = off").await?;
         session
             .batch_execute(&format!(
@@ -77,9 +87,7 @@ impl Shape {
                  end loop; end $$"
             ))
             .await?;
-        session.batch_execute("set synchronous_commit = on").await?;
-        session.batch_execute("checkpoint").await?;
-        Ok(session.query_one("select pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
+        Ok(session.batch_execute("set synchronous_commit = on").await?)
     }
 
     /// An event as capture makes it of a row of this shape.

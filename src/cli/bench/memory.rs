@@ -28,8 +28,8 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Opti
     let idle = idle(ground).await?;
     say(&format!("memory, one transaction of {} rows", plan.huge_rows));
     let huge = huge(ground, plan.huge_rows).await?;
-    say(&format!("memory, {} events behind a dead endpoint", plan.huge_rows));
-    let dead = dead(ground, plan.huge_rows).await?;
+    say(&format!("memory, {} events behind a dead endpoint", plan.backlog));
+    let dead = dead(ground, plan.backlog).await?;
     let figure = |case: String, value, most| {
         Figure::of(What::Memory, case, vec![Sample::new(None, value)], Goal::AtMost(most), None)
     };
@@ -41,7 +41,7 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Opti
     );
     let idle = figure("idle, one trigger".into(), idle, 32.0);
     let huge = figure(format!("a transaction of {} rows of 200 B", plan.huge_rows), huge.peak_mib, 64.0);
-    let dead = figure(format!("{} events of 200 B behind a dead endpoint", plan.huge_rows), dead, 64.0);
+    let dead = figure(format!("{} events of 200 B behind a dead endpoint", plan.backlog), dead, 64.0);
     Ok(Some(idle.into_iter().chain(huge.map(|figure| figure.noting(note))).chain(dead).collect()))
 }
 

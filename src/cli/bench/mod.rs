@@ -1,5 +1,6 @@
 //! `walhook bench`: each figure of walhook beside its floor, in turn on the same machine, server and receiver.
 
+mod drain;
 mod figure;
 mod ground;
 mod isolation;
@@ -8,6 +9,7 @@ mod load;
 mod machine;
 mod memory;
 mod meter;
+mod nodes;
 mod receiver;
 mod report;
 mod statistics;
@@ -37,7 +39,10 @@ pub struct BenchArgs {
     /// Rows in each measurement of throughput, in thousands full [default: 100000, with --quick 5000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
     rows: Option<u64>,
-    /// Only these, joined by commas [default: all]
+    /// Events behind, for `drain` and `memory`, in thousands full [default: 1000000, with --quick 100000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
+    backlog: Option<u64>,
+    /// Only these, joined by commas [default: all but drain and nodes]
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
     only: Vec<Kind>,
     /// Print JSON instead of a table
@@ -61,6 +66,16 @@ pub enum Kind {
     Isolation,
     /// Resident memory
     Memory,
+    /// Many events behind: how fast they are worked off, and what a read of the log costs. Some two minutes a round
+    Drain,
+    /// Three nodes on this machine against one
+    Nodes,
+}
+
+impl Kind {
+    fn is_usual(self) -> bool {
+        !matches!(self, Kind::Drain | Kind::Nodes)
+    }
 }
 
 /// How much of everything is measured.
@@ -70,6 +85,7 @@ struct Plan {
     latency_time: Duration,
     writes_time: Duration,
     huge_rows: u64,
+    backlog: u64,
     healthy_triggers: u64,
 }
 
@@ -79,7 +95,7 @@ impl Plan {
             true => (1, QUICK_ROWS, [1, 2], 100_000, 10),
             false => (ROUNDS, ROWS, [4, 8], 1_000_000, 100),
         };
-        let rows = args.rows.unwrap_or(rows);
+        let (rows, backlog) = (args.rows.unwrap_or(rows), args.backlog.unwrap_or(huge_rows));
         Plan {
             rounds: args.rounds.map_or(rounds, usize::from),
             // Whole transactions of every shape.
@@ -87,6 +103,7 @@ impl Plan {
             latency_time: Duration::from_secs(seconds[0]),
             writes_time: Duration::from_secs(seconds[1]),
             huge_rows,
+            backlog: backlog - backlog % 1000,
             healthy_triggers,
         }
     }
@@ -108,7 +125,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
 
 async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let (plan, started) = (Plan::new(args), Instant::now());
-    let is_wanted = |kind| args.only.is_empty() || args.only.contains(&kind);
+    let is_wanted = |kind: Kind| if args.only.is_empty() { kind.is_usual() } else { args.only.contains(&kind) };
     say("starting a private Postgres and the receiver");
     let ground = Box::pin(Ground::prepare()).await?;
     let (mut figures, mut skipped) = (Vec::new(), Vec::new());
@@ -132,6 +149,12 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
             Some(found) => figures.extend(found),
             None => skipped.push("memory: this system does not tell a process' peak".to_owned()),
         }
+    }
+    if is_wanted(Kind::Drain) {
+        figures.extend(Box::pin(drain::measure(&ground, &plan)).await?);
+    }
+    if is_wanted(Kind::Nodes) {
+        figures.extend(Box::pin(nodes::measure(&ground, &plan)).await?);
     }
     let machine = Machine::look(ground.cluster().version());
     let Plan { rounds, rows, .. } = plan;
@@ -165,6 +188,8 @@ mod tests {
         assert_eq!((plan.rounds, plan.rows, plan.huge_rows), (3, 100_000, 1_000_000));
         let plan = Plan::new(&args("bench --quick --rows 2500 --rounds 2"));
         assert_eq!((plan.rounds, plan.rows, plan.huge_rows), (2, 2_000, 100_000));
+        assert_eq!(plan.backlog, 100_000);
+        assert_eq!(Plan::new(&args("bench --backlog 20500")).backlog, 20_000);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hyper::HeaderMap;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use super::figure::{Figure, Goal, Sample, What};
+use super::figure::{Cost, Figure, Goal, Sample, What};
 use super::ground::{Database, Ground, SLOT, program};
 use super::load::{self, SCHEMA, SHAPES, Shape, TABLE};
 use super::meter::Meter;
@@ -58,7 +58,10 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<
 }
 
 /// A database with a watched table, walhook stopped.
-async fn prepare(ground: &Ground) -> anyhow::Result<Database<'_>> {
+///
+/// # Errors
+/// What Postgres or walhook said.
+pub(super) async fn prepare(ground: &Ground) -> anyhow::Result<Database<'_>> {
     let database = ground.database().await?;
     load::make_table(&database.session).await?;
     let walhook = database.watch(SCHEMA, TABLE, "insert", COUNTED).await?;
@@ -140,18 +143,25 @@ async fn whole_way(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<S
     let database = prepare(ground).await?;
     shape.load(&database.session, rows).await?;
     let floor = post_all(ground, shape, rows).await?;
+    let (took, cost) = work_off(ground, &database, rows).await?;
+    database.remove().await?;
+    Ok(Sample { floor: Some(rate(rows, floor)), walhook: rate(rows, took), cost_a_row: Some(cost) })
+}
+
+/// How long a walhook that is started needs until all rows are delivered that wait in the WAL or in its queue.
+///
+/// # Errors
+/// When walhook ends, or it takes too long.
+pub(super) async fn work_off(ground: &Ground, database: &Database<'_>, rows: u64) -> anyhow::Result<(Duration, Cost)> {
     ground.reset_receiver().await?;
     let mut walhook = database.launch("capture,delivery,api")?;
-    let mut meter = Meter::start(ground, &database, &walhook).await?;
+    let mut meter = Meter::start(ground, database, &walhook).await?;
     let started = ground.wait_until_active(SLOT, || walhook.check()).await?;
-    wait_until_delivered(ground, &database, &mut walhook, rows, longest(rows)).await?;
+    wait_until_delivered(ground, database, &mut walhook, rows, longest(rows)).await?;
     let took = started.elapsed();
     meter.stop();
     database.stop(walhook).await?;
-    let cost_a_row = Some(meter.read(rows).await?);
-    let sample = Sample { floor: Some(rate(rows, floor)), walhook: rate(rows, took), cost_a_row };
-    database.remove().await?;
-    Ok(sample)
+    Ok((took, meter.read(rows).await?))
 }
 
 /// Waits until the receiver got all rows, then until all are recorded as delivered.
@@ -209,10 +219,12 @@ async fn post_all(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Du
     tokio::time::timeout(longest(rows), all).await.context("the floor's requests do not end")?
 }
 
-fn longest(rows: u64) -> Duration {
+/// In which so many rows must get through.
+pub(super) fn longest(rows: u64) -> Duration {
     Duration::from_secs(20 + rows / SLOWEST_ROWS_A_SECOND)
 }
 
-fn rate(rows: u64, took: Duration) -> f64 {
+/// Rows a second.
+pub(super) fn rate(rows: u64, took: Duration) -> f64 {
     rows as f64 / took.as_secs_f64()
 }

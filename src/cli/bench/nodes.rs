@@ -1,0 +1,80 @@
+//! Several `walhook serve` on one machine against one: sharing the work must not cost more than it brings.
+
+use std::time::{Duration, Instant};
+
+use super::figure::{Figure, Goal, Sample, What};
+use super::ground::{Database, Ground};
+use super::load::Shape;
+use super::throughput::{longest, prepare, rate, wait_until_delivered};
+use super::wait::wait_until;
+use super::{Plan, say};
+use crate::cli::stage::Walhook;
+
+const SHAPE: Shape = Shape { row_bytes: 200, transaction_rows: 1000 };
+const NODES: usize = 3;
+const LEVEL_WITHIN: Duration = Duration::from_secs(60);
+
+/// Measures one and several in each round, which of them first by turns.
+///
+/// # Errors
+/// Where a node ends, or they do not get through in time.
+pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Option<Figure>> {
+    let (mut samples, mut lanes) = (Vec::new(), String::new());
+    for round in 1..=plan.rounds {
+        say(&format!("nodes, round {round} of {}", plan.rounds));
+        let order = if round % 2 == 1 { [1, NODES] } else { [NODES, 1] };
+        let mut rates = [0.0; NODES + 1];
+        for count in order {
+            let (rate, shares) = with_nodes(ground, plan.rows, count).await?;
+            rates[count] = rate;
+            if count == NODES {
+                lanes = shares;
+            }
+        }
+        samples.push(Sample::new(Some(rates[1]), rates[NODES]));
+    }
+    let case = format!("{NODES} nodes, {}", SHAPE.name());
+    let figure = Figure::of(What::Nodes, case, samples, Goal::AtLeast(1.0), None);
+    Ok(figure.map(|figure| figure.noting(format!("lanes of each node in the last round: {lanes}"))))
+}
+
+/// The rate from the first commit until all rows are delivered, and how the lanes were shared out.
+async fn with_nodes(ground: &Ground, rows: u64, count: usize) -> anyhow::Result<(f64, String)> {
+    let database = prepare(ground).await?;
+    let launch = |_| database.launch("capture,delivery,api");
+    let mut nodes: Vec<Walhook> = (0..count).map(launch).collect::<anyhow::Result<_>>()?;
+    let lanes = wait_until_level(&database, &mut nodes).await?;
+    ground.reset_receiver().await?;
+    let started = Instant::now();
+    SHAPE.write(&database.session, rows).await?;
+    wait_until_delivered(ground, &database, &mut nodes[0], rows, longest(rows)).await?;
+    let took = started.elapsed();
+    for mut node in nodes {
+        node.check()?;
+        node.end().await?;
+    }
+    database.remove().await?;
+    Ok((rate(rows, took), lanes))
+}
+
+/// Waits until the source is captured and no lane has changed hands for a while; gives each node's lanes.
+async fn wait_until_level(database: &Database<'_>, nodes: &mut [Walhook]) -> anyhow::Result<String> {
+    let is_level = "select (select count(*) from walhook.node where delivers) = $1 \
+                           and bool_and(node is not null and since < now() - interval '3 seconds') \
+                           and exists (select from pg_replication_slots \
+                                       where database = current_database() and active) \
+                    from walhook.lanes";
+    let count = i64::try_from(nodes.len())?;
+    wait_until("the nodes have shared out the lanes", LEVEL_WITHIN, async || {
+        nodes.iter_mut().try_for_each(Walhook::check)?;
+        // The view looks through all locks of the server.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let row = database.session.query_one(is_level, &[&count]).await?;
+        Ok(row.get::<_, Option<bool>>(0).unwrap_or(false))
+    })
+    .await?;
+    let lanes = "select string_agg(lanes::text, ', ' order by lanes desc) from ( \
+                     select count(l.lane) as lanes from walhook.node n left join walhook.lanes l on l.node = n.id \
+                     group by n.id) shares";
+    Ok(database.session.query_one(lanes, &[]).await?.get::<_, Option<String>>(0).unwrap_or_default())
+}
