@@ -1,28 +1,22 @@
 //! What was found, held against the model.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::task::JoinHandle;
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
-use walhook::postgres::{Session, Settings, connect};
 
+use crate::found::{Arrival, Attempt, Event, Found, id};
 use crate::model::{Expected, Truth};
-use crate::support::receiver::Request;
-use crate::support::scene::DEADLINE;
-use crate::support::wait::eventually;
+use crate::order::check_order;
+use crate::repairs::{Asked, Repairs};
+use crate::watch::Look;
 
 /// Events under way or not recorded yet: what one crash may send again, as the README promises.
 const IN_FLIGHT: usize = 2048;
-/// Whether events of one row are delivered in commit order (invariant 4).
-const ORDER_IS_KEPT: bool = true;
 /// How far an attempt's recorded end may lie before its true one, in microseconds: start and duration are taken by two
 /// clocks, one after the other.
-const CLOCKS_APART: i64 = 50_000;
+pub const CLOCKS_APART: i64 = 50_000;
 /// The triggers' `interval_sec`, in microseconds, less what rounding may take.
 const SHORTEST_PAUSE: i64 = 999_000;
 
@@ -35,189 +29,15 @@ pub struct Damage {
     pub crashes: usize,
     /// Faults after which another node may have gone on with what was under way.
     pub takeovers: usize,
+    /// Rounds of retention that took away the partition that walhook was writing to.
+    pub dropped: usize,
 }
 
 impl Damage {
     /// How often what was under way may have been sent again.
     fn interruptions(&self) -> usize {
-        self.kills + self.crashes + self.takeovers
+        self.kills + self.crashes + self.takeovers + self.dropped
     }
-}
-
-/// A look at the slot, and at the queue after it.
-pub struct Look {
-    acknowledged: u64,
-    last_seq: i64,
-}
-
-/// Looks again and again until told to stop.
-pub struct Watching {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<Vec<Look>>,
-}
-
-impl Watching {
-    /// Ends it; gives all looks.
-    pub async fn finish(self) -> Vec<Look> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("the looks at the slot")
-    }
-}
-
-/// Starts looking at a slot. Goes on when Postgres comes back.
-pub fn watch_slot(database: Settings, slot: String) -> Watching {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let task = tokio::spawn(async move {
-        let mut looks = Vec::new();
-        while !stopped.load(Ordering::Relaxed) {
-            if let Ok(session) = connect(&database, "application").await {
-                while !stopped.load(Ordering::Relaxed) {
-                    let Ok(look) = look(&session, &slot).await else { break };
-                    looks.extend(look);
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        looks
-    });
-    Watching { stop, task }
-}
-
-/// The slot first: the queue only grows.
-async fn look(session: &Session, slot: &str) -> Result<Option<Look>, tokio_postgres::Error> {
-    let acknowledged = "select confirmed_flush_lsn from pg_replication_slots where slot_name = $1";
-    let acknowledged: Option<PgLsn> = session.query_one(acknowledged, &[&slot]).await?.get(0);
-    let last = "select coalesce(max(last.seq), 0) from walhook.trigger t cross join lateral (
-                    select max(seq) as seq from walhook.event e
-                    where e.trigger_id = t.id and e.source_id = t.source_id) last";
-    let last_seq = session.query_one(last, &[]).await?.get(0);
-    Ok(acknowledged.map(|acknowledged| Look { acknowledged: acknowledged.into(), last_seq }))
-}
-
-/// Waits until capture has passed everything and no event of a living trigger is pending; none stays paused.
-pub async fn wait_until_done(sql: &Session) {
-    let resume = "select walhook.resume(trigger) from walhook.trigger_status where status = 'paused'";
-    let last = "insert into public.item (id) values (1000000) returning mark";
-    let mark: i64 = sql.query_one(last, &[]).await.expect("the last change of all").get(0);
-    let pending = format!(
-        "select (select count(*) from walhook.deferred d join walhook.trigger t on t.id = d.trigger_id
-                 where t.deleted_at is null),
-                (select count(*) from walhook.event e join walhook.trigger t on t.id = e.trigger_id
-                 where t.deleted_at is null and not exists (
-                     select from walhook.attempt a where a.trigger_id = e.trigger_id and a.source_id = e.source_id
-                         and a.event_seq = e.seq)),
-                (select count(*) from walhook.event e where new like '%\"mark\":{mark},%')"
-    );
-    eventually("everything to be captured and delivered", 2 * DEADLINE, || async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        // Again: a last answer of 410 may still be under way.
-        sql.query(resume, &[]).await.expect("all triggers resumed");
-        let row = sql.query_one(&pending, &[]).await.expect("what is pending");
-        let [deferred, not_attempted, passed] = [0, 1, 2].map(|column| row.get::<_, i64>(column));
-        let done = deferred == 0 && not_attempted == 0 && passed > 0;
-        if done { Ok(()) } else { Err(format!("{deferred} deferred, {not_attempted} not attempted, {passed} passed")) }
-    })
-    .await;
-    let gaps: i64 = sql.query_one("select count(*) from walhook.gap", &[]).await.expect("a count").get(0);
-    assert_eq!(gaps, 0, "recorded gaps");
-}
-
-/// An event of the log.
-#[derive(Debug)]
-struct Event {
-    seq: i64,
-    id: Uuid,
-    operation: String,
-    marks: [Option<i64>; 2],
-}
-
-/// A recorded attempt; times in microseconds.
-#[derive(Debug)]
-struct Attempt {
-    number: i32,
-    status: Option<i16>,
-    verdict: String,
-    started: i64,
-    ended: i64,
-}
-
-/// A request that a receiver got.
-#[derive(Debug)]
-struct Arrival {
-    /// Counts all requests.
-    place: usize,
-    at: i64,
-    number: i32,
-    answered: Option<u16>,
-}
-
-impl Arrival {
-    fn is_accepted(&self) -> bool {
-        self.answered.is_some_and(|status| (200..300).contains(&status))
-    }
-}
-
-/// What is in the queue, and what the receivers got.
-pub struct Found {
-    /// By trigger, in the order of the log.
-    events: HashMap<Uuid, Vec<Event>>,
-    attempts: HashMap<Uuid, Vec<Attempt>>,
-    arrivals: HashMap<Uuid, Vec<Arrival>>,
-    deleted: HashSet<Uuid>,
-    requests: Vec<Request>,
-}
-
-impl Found {
-    pub async fn read(sql: &Session, requests: Vec<Request>) -> Found {
-        let events =
-            "select trigger_id, seq, id, operation, (old::json ->> 'mark')::bigint, (new::json ->> 'mark')::bigint
-                      from walhook.event order by seq";
-        let mut found = Found {
-            events: HashMap::new(),
-            attempts: HashMap::new(),
-            arrivals: HashMap::new(),
-            deleted: HashSet::new(),
-            requests,
-        };
-        for row in sql.query(events, &[]).await.expect("the log") {
-            let marks = [row.get(4), row.get(5)];
-            let event = Event { seq: row.get(1), id: row.get(2), operation: row.get(3), marks };
-            found.events.entry(row.get(0)).or_default().push(event);
-        }
-        let attempts = "select event_id, number, status, verdict,
-                               (extract(epoch from started_at) * 1000000)::bigint, duration_micros
-                        from walhook.attempt order by started_at";
-        for row in sql.query(attempts, &[]).await.expect("the attempts") {
-            let (started, took): (i64, i64) = (row.get(4), row.get(5));
-            let (number, status, verdict) = (row.get(1), row.get(2), row.get(3));
-            let attempt = Attempt { number, status, verdict, started, ended: started + took };
-            found.attempts.entry(row.get(0)).or_default().push(attempt);
-        }
-        let deleted = "select id from walhook.trigger where deleted_at is not null";
-        found.deleted = sql.query(deleted, &[]).await.expect("triggers").iter().map(|row| row.get(0)).collect();
-        for request in &found.requests {
-            let body = request.json();
-            let number = body["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32;
-            let at = request.arrived_at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64;
-            let arrival = Arrival { place: request.number, at, number, answered: request.answered };
-            found.arrivals.entry(id(&body)).or_default().push(arrival);
-        }
-        found
-    }
-
-    fn attempts(&self, event: Uuid) -> &[Attempt] {
-        self.attempts.get(&event).map_or(&[], Vec::as_slice)
-    }
-
-    fn arrivals(&self, event: Uuid) -> &[Arrival] {
-        self.arrivals.get(&event).map_or(&[], Vec::as_slice)
-    }
-}
-
-fn id(body: &serde_json::Value) -> Uuid {
-    body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a request without an id: {body}"))
 }
 
 /// The sums of all rounds.
@@ -230,8 +50,18 @@ pub struct Ledger {
     attempts: usize,
     requests: usize,
     dead: usize,
+    /// Given up by hand.
+    skipped: usize,
+    /// For a later time.
+    scheduled: usize,
+    /// Of two events whose order was promised.
+    pairs: usize,
+    /// Attempts after the last one, as somebody asked for.
+    again: usize,
+    replays: usize,
     looks: usize,
     kills: usize,
+    dropped: usize,
     interruptions: usize,
     duplicates: usize,
 }
@@ -245,29 +75,56 @@ impl Ledger {
         self.attempts += other.attempts;
         self.requests += other.requests;
         self.dead += other.dead;
+        self.skipped += other.skipped;
+        self.scheduled += other.scheduled;
+        self.pairs += other.pairs;
+        self.again += other.again;
+        self.replays += other.replays;
         self.looks += other.looks;
         self.kills += other.kills;
+        self.dropped += other.dropped;
         self.interruptions += other.interruptions;
         self.duplicates += other.duplicates;
+    }
+}
+
+impl Ledger {
+    fn add_event(&mut self, event: &Event, attempts: &[Attempt], asked: &Asked<'_>) {
+        let last = attempts.last().map(|last| last.verdict.as_str());
+        self.events += 1;
+        self.attempts += attempts.len();
+        self.scheduled += usize::from(event.deliver_at.is_some());
+        self.dead += usize::from(last == Some("dead"));
+        self.skipped += usize::from(last == Some("retry") && !asked.skips.is_empty());
     }
 }
 
 impl fmt::Display for Ledger {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ledger { rounds, transactions, triggers, events, attempts, requests, dead, looks, .. } = self;
-        let Ledger { kills, interruptions, duplicates, .. } = self;
+        let Ledger { skipped, scheduled, pairs, again, replays, kills, dropped, interruptions, duplicates, .. } = self;
         writeln!(out, "{rounds} rounds: {transactions} transactions, {triggers} triggers, {looks} looks at the slot")?;
-        writeln!(out, "events {events} (dead {dead}), attempts {attempts}, requests {requests}")?;
-        write!(out, "kills {kills}, interruptions in all {interruptions}; lost 0, duplicates {duplicates}")
+        writeln!(
+            out,
+            "events {events} (dead {dead}, skipped {skipped}, scheduled {scheduled}), {pairs} pairs in order"
+        )?;
+        writeln!(out, "attempts {attempts} (again as asked {again}, replays {replays}), requests {requests}")?;
+        write!(
+            out,
+            "kills {kills}, dropped partitions {dropped}, interruptions in all {interruptions}; lost 0, \
+             duplicates {duplicates}"
+        )
     }
 }
 
 /// Everything that must hold of a round.
-pub fn check(truth: &Truth, found: &Found, looks: &[Look], damage: &Damage) -> Ledger {
+pub fn check(truth: &Truth, found: &Found, repairs: &Repairs, looks: &[Look], damage: &Damage) -> Ledger {
     for trigger in found.events.keys() {
         assert!(truth.expected.contains_key(trigger), "events of a trigger that was never made: {trigger}");
     }
-    let mut ledger = Ledger { rounds: 1, kills: damage.kills, looks: looks.len(), ..Ledger::default() };
+    let asked = repairs.asked(found);
+    let mut ledger = Ledger { rounds: 1, looks: looks.len(), ..Ledger::default() };
+    (ledger.kills, ledger.dropped) = (damage.kills, damage.dropped);
     ledger.interruptions = damage.interruptions();
     (ledger.transactions, ledger.requests) = (truth.transactions, found.requests.len());
     let mut ends = Vec::new();
@@ -275,22 +132,20 @@ pub fn check(truth: &Truth, found: &Found, looks: &[Look], damage: &Damage) -> L
         let events = found.events.get(trigger).map_or(&[][..], Vec::as_slice);
         check_log(*trigger, expected, events);
         ends.extend(expected.iter().zip(events).map(|(expected, event)| (expected.commit_end, event.seq)));
+        let (is_deleted, fewest_retries) = (found.deleted.contains(trigger), truth.fewest_retries[trigger]);
         for event in events {
-            let attempts = found.attempts(event.id);
-            let is_deleted = found.deleted.contains(trigger);
-            check_attempts(event, attempts, is_deleted, truth.fewest_retries[trigger]);
-            ledger.duplicates += check_arrivals(event, attempts, found.arrivals(event.id), damage);
-            ledger.dead += usize::from(attempts.last().is_some_and(|last| last.verdict == "dead"));
-            ledger.attempts += attempts.len();
+            let (attempts, asked) = (found.attempts(event.id), asked.of(*trigger, event.id));
+            ledger.again += check_attempts(event, attempts, &asked, fewest_retries);
+            check_end(event, attempts, &asked, is_deleted);
+            ledger.duplicates += check_arrivals(event, attempts, found.arrivals(event.id), &asked, damage);
+            ledger.add_event(event, attempts, &asked);
         }
-        if ORDER_IS_KEPT {
-            check_order(expected, events, found);
-        }
-        ledger.events += events.len();
+        ledger.pairs += check_order(&truth.promises[trigger], expected, events, found, &asked);
         ledger.triggers += 1;
     }
     check_acknowledged(ends, looks);
     check_requests(found);
+    ledger.replays = check_replays(found);
     let most = damage.interruptions() * IN_FLIGHT;
     assert!(ledger.duplicates <= most, "{} duplicates, at most {most} were in flight", ledger.duplicates);
     ledger
@@ -298,8 +153,11 @@ pub fn check(truth: &Truth, found: &Found, looks: &[Look], damage: &Damage) -> L
 
 /// Invariant 1: the log has exactly the model's events, in the order of the commits.
 fn check_log(trigger: Uuid, expected: &[Expected], events: &[Event]) {
-    let is_same =
-        |expected: &Expected, event: &Event| expected.operation == event.operation && expected.marks == event.marks;
+    let is_same = |expected: &Expected, event: &Event| {
+        // A time that was over at the commit is none.
+        let deliver_at = expected.deliver_at.filter(|at| *at > event.committed_at);
+        expected.operation == event.operation && expected.marks == event.marks && deliver_at == event.deliver_at
+    };
     let both = expected.iter().zip(events);
     let same = both.take_while(|(expected, event)| is_same(expected, event)).count();
     if same < expected.len().max(events.len()) {
@@ -335,39 +193,50 @@ fn check_acknowledged(mut ends: Vec<(u64, i64)>, looks: &[Look]) {
     }
 }
 
-/// Invariant 3, as it was recorded: attempted until accepted or dead, each attempt once, none too early.
-fn check_attempts(event: &Event, attempts: &[Attempt], is_deleted: bool, fewest_retries: u32) {
-    assert!(attempts.first().is_none_or(|first| first.number == 0), "{attempts:?} of {event:?}");
+/// Invariant 3, as it was recorded: each attempt once, none too early, and none after the last one unless somebody
+/// asked for it. Gives how many of those there were.
+fn check_attempts(event: &Event, attempts: &[Attempt], asked: &Asked<'_>, fewest_retries: u32) -> usize {
+    let tell = || format!("{attempts:?} of {event:?}, {asked:?}");
+    assert!(attempts.first().is_none_or(|first| first.number == 0), "{}", tell());
+    let mut again = 0;
     for pair in attempts.windows(2) {
+        let asked_before = asked.resends_before(pair[1].started);
         // What pauses the trigger costs no retry, nor does a failure that may be part of an outage.
         let may_be_free = matches!(pair[0].status, None | Some(410 | 429 | 503));
-        let spent = pair[1].number - pair[0].number;
-        assert!(spent == 1 || (spent == 0 && may_be_free), "{spent} retries spent: {attempts:?} of {event:?}");
-    }
-    for pair in attempts.windows(2) {
+        let (spent, starts_anew) = (pair[1].number - pair[0].number, pair[1].number == 0 && asked_before > 0);
+        assert!(spent == 1 || (spent == 0 && may_be_free) || starts_anew, "{spent} retries spent: {}", tell());
+        again += usize::from(pair[0].is_final());
+        assert!(asked_before >= again, "an attempt after the last one: {}", tell());
+        // What was skipped and is sent again does not wait for its time.
         let (is_retry, pause) = (pair[0].verdict == "retry", pair[1].started - pair[0].ended);
-        assert!(is_retry || pair[0].verdict == "paused", "an attempt after the last one: {attempts:?} of {event:?}");
-        assert!(pause >= SHORTEST_PAUSE || !is_retry, "too early: {attempts:?} of {event:?}");
+        assert!(pause >= SHORTEST_PAUSE || !is_retry || !asked.skips.is_empty(), "too early: {}", tell());
     }
     for attempt in attempts {
         let is_success = attempt.status.is_some_and(|status| (200..300).contains(&status));
-        assert_eq!(is_success, attempt.verdict == "delivered", "{attempts:?} of {event:?}");
+        assert_eq!(is_success, attempt.verdict == "delivered", "{}", tell());
+        let is_used_up = attempt.number >= fewest_retries as i32;
+        assert!(attempt.verdict != "dead" || is_used_up, "given up too early: {}", tell());
+        assert!(event.deliver_at.is_none_or(|at| attempt.started >= at), "before its time: {}", tell());
     }
-    match attempts.last() {
-        Some(last) if last.verdict == "dead" => {
-            assert!(last.number >= fewest_retries as i32, "given up too early: {attempts:?} of {event:?}");
-        }
-        last => {
-            let is_delivered = last.is_some_and(|last| last.verdict == "delivered");
-            assert!(is_delivered || is_deleted, "neither accepted nor dead: {attempts:?} of {event:?}");
-        }
-    }
+    again
+}
+
+/// Invariant 3: each event was accepted, is dead, or was given up by hand.
+fn check_end(event: &Event, attempts: &[Attempt], asked: &Asked<'_>, is_deleted: bool) {
+    let is_done = attempts.last().is_some_and(|last| last.is_final() || !asked.skips.is_empty());
+    assert!(is_done || is_deleted, "neither accepted nor dead: {attempts:?} of {event:?}, {asked:?}");
 }
 
 /// Invariant 3, as the receivers saw it: what was recorded happened, and only what was in flight came again. Gives how
 /// many requests were not recorded.
-fn check_arrivals(event: &Event, attempts: &[Attempt], arrivals: &[Arrival], damage: &Damage) -> usize {
-    let tell = || format!("{attempts:#?} {arrivals:#?} of {event:?}");
+fn check_arrivals(
+    event: &Event,
+    attempts: &[Attempt],
+    arrivals: &[Arrival],
+    asked: &Asked<'_>,
+    damage: &Damage,
+) -> usize {
+    let tell = || format!("{attempts:#?} {arrivals:#?} of {event:?}, {asked:?}");
     let count = |number: i32, status: i16| {
         let answers = arrivals.iter().filter(|arrival| arrival.number == number);
         answers.filter(|arrival| arrival.answered == Some(status as u16)).count()
@@ -380,10 +249,38 @@ fn check_arrivals(event: &Event, attempts: &[Attempt], arrivals: &[Arrival], dam
     assert!(unrecorded <= damage.interruptions(), "sent again more often than anything broke: {}", tell());
     let delivered = attempts.last().filter(|last| last.verdict == "delivered" && unrecorded > 0);
     if let Some(last) = delivered {
-        let is_over = |arrival: &Arrival| arrival.at <= last.ended + CLOCKS_APART && arrival.number <= last.number;
+        let starts_anew = asked.resends_before(last.started) > 0;
+        let is_before = |arrival: &Arrival| arrival.number <= last.number || starts_anew;
+        let is_over = |arrival: &Arrival| arrival.at <= last.ended + CLOCKS_APART && is_before(arrival);
         assert!(arrivals.iter().all(is_over), "sent again though its acceptance was recorded: {}", tell());
     }
+    let is_due = |arrival: &Arrival| event.deliver_at.is_none_or(|at| arrival.at >= at);
+    assert!(arrivals.iter().all(is_due), "before its time: {}", tell());
     unrecorded
+}
+
+/// A replay sends each event of its stretch once more, but for those that it found waiting anyway. Gives how many were
+/// done.
+fn check_replays(found: &Found) -> usize {
+    let done = found.replays.iter().filter(|replay| replay.state == "done");
+    for replay in done.clone() {
+        assert_eq!(replay.queued + replay.skipped, replay.events, "{replay:?}");
+        let is_in = |event: &&Event| event.committed_at >= replay.from_time && event.seq <= replay.to_seq;
+        let is_left_out = |event: &&Event| {
+            let is_after = |attempt: &Attempt| attempt.ended + CLOCKS_APART >= replay.requested_at;
+            !found.attempts(event.id).iter().any(is_after)
+        };
+        let events = found.events.get(&replay.trigger).map_or(&[][..], Vec::as_slice).iter().filter(is_in);
+        // Some may have been dropped from the log before.
+        let is_whole = events.clone().count() as i64 == replay.events;
+        let left_out: Vec<&Event> = events.filter(is_left_out).collect();
+        let is_deleted = found.deleted.contains(&replay.trigger);
+        assert!(
+            is_deleted || !is_whole || left_out.len() as i64 <= replay.skipped,
+            "{replay:?} left out {left_out:#?}"
+        );
+    }
+    done.count()
 }
 
 /// Each request is an event of the log.
@@ -396,23 +293,5 @@ fn check_requests(found: &Found) {
         let mark = |row: &str| body["event"]["data"][row]["mark"].as_i64();
         let is_same = body["event"]["op"] == event.operation.as_str() && [mark("old"), mark("new")] == event.marks;
         assert!(is_same, "not what the log has, {event:?}: {request:?}");
-    }
-}
-
-/// Invariant 4: an event is not sent before the one before it of the same row was accepted or dead.
-fn check_order(expected: &[Expected], events: &[Event], found: &Found) {
-    let mut before: HashMap<&str, &Event> = HashMap::new();
-    for (expected, event) in expected.iter().zip(events) {
-        let Some(row) = expected.row.as_deref() else { continue };
-        let Some(previous) = before.insert(row, event) else { continue };
-        let (arrivals, attempts) = (found.arrivals(previous.id), found.attempts(previous.id));
-        let Some(first) = found.arrivals(event.id).first() else { continue };
-        let is_accepted = arrivals.iter().find(|arrival| arrival.is_accepted());
-        let is_in_order = match (is_accepted, attempts.last()) {
-            (Some(accepted), _) if accepted.place < first.place => true,
-            (_, Some(last)) => last.verdict != "retry" && last.started <= first.at,
-            (_, None) => false,
-        };
-        assert!(is_in_order, "{row}: {event:?} came at {first:?}, before {previous:?}: {arrivals:#?} {attempts:#?}");
     }
 }

@@ -6,24 +6,33 @@
 //! Clocks are not moved: that needs rights over the machine, or a library put under walhook.
 
 mod faults;
+mod found;
 mod ledger;
 mod model;
+mod order;
+mod repairs;
+mod retention;
 #[path = "../support/mod.rs"]
 mod support;
+mod watch;
 mod workload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use faults::{Fault, Nodes};
-use ledger::{Damage, Found, Ledger, watch_slot};
+use found::Found;
+use ledger::{Damage, Ledger};
 use model::{Asked, CUSTOM, Judge, TABLES};
+use repairs::Repairs;
+use retention::Retaining;
 use support::cluster::TestDatabase;
 use support::load::Dice;
 use support::receiver::Receiver;
 use support::scene::DEADLINE;
 use support::wait::eventually;
 use walhook::postgres::cluster::{Cluster, Options};
+use watch::watch_slot;
 use workload::{DDL, Registry, Workload, ask, lasting};
 
 /// Of all kinds of faults, how many a round has.
@@ -66,11 +75,14 @@ async fn round(cluster: &mut Cluster, mut dice: Dice) -> Ledger {
     let mut nodes = Nodes::start(&database, 1 + dice.below(MOST_NODES) as usize).await;
     let registry = Registry::default();
     for subject in TABLES.into_iter().chain([CUSTOM]) {
-        let asked = ask(&registry, |number| Asked::all(number, &lasting(subject), subject));
+        let asked = ask(&registry, |number| Asked::all(number, &lasting(subject), subject, &mut dice));
         create(&nodes.apis()[0], &asked, &receiver).await;
     }
+    retention::keep_copies(&sql).await;
+    let retaining = dice.one_in(2).then(|| Retaining::start(database.settings(), dice.split()));
     let watching = watch_slot(database.settings(), database.slot());
-    let workload = Workload::start(&database.settings(), nodes.apis(), &receiver, &registry, &mut dice);
+    let repairs = Repairs::default();
+    let workload = Workload::start(&database.settings(), nodes.apis(), &receiver, &registry, &repairs, &mut dice);
 
     let (mut faults, mut damage) = (Fault::ALL, Damage::default());
     dice.shuffle(&mut faults);
@@ -84,12 +96,15 @@ async fn round(cluster: &mut Cluster, mut dice: Dice) -> Ledger {
     nodes.recover(&mut damage).await;
 
     let sql = database.connect().await;
-    ledger::wait_until_done(&sql).await;
+    watch::wait_until_done(&sql, &repairs).await;
     let looks = watching.finish().await;
+    if let Some(retaining) = retaining {
+        damage.dropped = retaining.finish().await;
+    }
     let asked = registry.lock().expect("the registry").clone();
     let truth = judge.truth(&sql, &asked).await;
     let found = Found::read(&sql, receiver.all()).await;
-    ledger::check(&truth, &found, &looks, &damage)
+    ledger::check(&truth, &found, &repairs, &looks, &damage)
 }
 
 async fn create(api: &str, asked: &Asked, receiver: &Receiver) {

@@ -30,11 +30,17 @@ pub struct Asked {
     pub truncate: bool,
     pub fire_on_unchanged: bool,
     pub retries: u32,
+    pub ordering: &'static str,
+    pub on_dead: &'static str,
 }
 
+/// As often as they are asked for.
+const ORDERINGS: [&str; 4] = ["row", "row", "none", "trigger"];
+
 impl Asked {
-    /// Everything that happens to a table.
-    pub fn all(number: usize, name: &str, subject: &'static str) -> Asked {
+    /// Everything that happens to a table, in some order.
+    pub fn all(number: usize, name: &str, subject: &'static str, dice: &mut crate::Dice) -> Asked {
+        let (ordering, on_dead) = (*dice.pick(&ORDERINGS), *dice.pick(&["continue", "hold"]));
         Asked {
             number,
             name: name.into(),
@@ -44,7 +50,9 @@ impl Asked {
             delete: true,
             truncate: true,
             fire_on_unchanged: true,
-            retries: 4,
+            retries: dice.below(4) as u32,
+            ordering,
+            on_dead,
         }
     }
 
@@ -57,8 +65,9 @@ impl Asked {
         let update = (!dice.one_in(4)).then_some(columns);
         let (delete, truncate) = (dice.one_in(2), dice.one_in(2) && subject != "shelf");
         let insert = dice.one_in(2) || (update.is_none() && !delete && !truncate);
-        let (fire_on_unchanged, retries) = (dice.one_in(4), dice.below(4) as u32);
-        Asked { number, name, subject, insert, update, delete, truncate, fire_on_unchanged, retries }
+        let fire_on_unchanged = dice.one_in(4);
+        let all = Asked::all(number, &name, subject, dice);
+        Asked { insert, update, delete, truncate, fire_on_unchanged, ..all }
     }
 
     /// Where it sends to.
@@ -69,7 +78,8 @@ impl Asked {
     /// Arguments of `create_event_trigger`.
     pub fn arguments(&self, webhook: &str, replace: bool) -> Value {
         let retry_conf = json!({"num_retries": self.retries, "interval_sec": 1, "timeout_sec": 1});
-        let mut args = json!({"name": self.name, "webhook": webhook, "replace": replace, "retry_conf": retry_conf});
+        let mut args = json!({"name": self.name, "webhook": webhook, "replace": replace, "retry_conf": retry_conf,
+                              "ordering": self.ordering, "on_dead": self.on_dead()});
         if self.subject == CUSTOM {
             args["type"] = json!(CUSTOM);
             return args;
@@ -89,6 +99,11 @@ impl Asked {
             args["truncate"] = json!({});
         }
         args
+    }
+
+    /// Without an order there is nothing to hold up.
+    fn on_dead(&self) -> &'static str {
+        if self.ordering == "none" { "continue" } else { self.on_dead }
     }
 
     fn wants(&self, change: &Change) -> bool {
@@ -116,6 +131,7 @@ struct Change {
     operation: &'static str,
     old: Row,
     new: Row,
+    deliver_at: Option<i64>,
 }
 
 /// What a transaction holds that matters here.
@@ -135,6 +151,16 @@ pub struct Expected {
     pub row: Option<String>,
     /// The position behind its commit.
     pub commit_end: u64,
+    /// The time that it is for, in microseconds, also one that was over.
+    pub deliver_at: Option<i64>,
+}
+
+/// What all definitions that a trigger ever had promise of the order of its events.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// None where it changed: what was captured before goes out by the old one, beside what comes after.
+    pub ordering: Option<&'static str>,
+    pub goes_on_after_dead: bool,
 }
 
 /// What Postgres says was committed.
@@ -148,6 +174,7 @@ pub struct Truth {
     pub expected: HashMap<Uuid, Vec<Expected>>,
     /// The smallest `num_retries` that each trigger ever had.
     pub fewest_retries: HashMap<Uuid, u32>,
+    pub promises: HashMap<Uuid, Promise>,
     pub transactions: usize,
 }
 
@@ -171,7 +198,12 @@ impl Judge {
         let lines = "select lsn, data from pg_logical_slot_peek_changes($1, null, null, 'skip-empty-xacts', '1')
                      where data ~ '^(COMMIT|table (public|walhook.trigger_version)|message: .*prefix: walhook,)'";
         let lines = sql.query(lines, &[&self.slot]).await.expect("what was committed");
-        let mut truth = Truth { expected: HashMap::new(), fewest_retries: HashMap::new(), transactions: 0 };
+        let mut truth = Truth {
+            expected: HashMap::new(),
+            fewest_retries: HashMap::new(),
+            promises: HashMap::new(),
+            transactions: 0,
+        };
         let (mut active, mut parts) = (BTreeMap::new(), Vec::new());
         for line in &lines {
             let text: &str = line.get(1);
@@ -190,8 +222,7 @@ impl Judge {
                         if let Some(number) = number {
                             let asked = &asked[*number as usize];
                             active.insert(trigger, asked);
-                            let fewest = truth.fewest_retries.entry(trigger).or_insert(asked.retries);
-                            *fewest = asked.retries.min(*fewest);
+                            truth.promise(trigger, asked);
                         }
                         truth.expected.entry(trigger).or_default();
                     }
@@ -199,6 +230,18 @@ impl Judge {
             }
         }
         truth
+    }
+}
+
+impl Truth {
+    fn promise(&mut self, trigger: Uuid, asked: &Asked) {
+        let fewest = self.fewest_retries.entry(trigger).or_insert(asked.retries);
+        *fewest = asked.retries.min(*fewest);
+        let goes_on_after_dead = asked.on_dead() == "continue";
+        let first = Promise { ordering: Some(asked.ordering), goes_on_after_dead };
+        let promise = self.promises.entry(trigger).or_insert(first);
+        promise.ordering = promise.ordering.filter(|known| *known == asked.ordering);
+        promise.goes_on_after_dead |= goes_on_after_dead;
     }
 }
 
@@ -218,6 +261,7 @@ fn fire(
             marks: [mark(&change.old), mark(&change.new)],
             row: row.clone(),
             commit_end,
+            deliver_at: change.deliver_at,
         });
     }
 }
@@ -228,7 +272,8 @@ fn parse(line: &str) -> Vec<Part> {
         let content: Value = serde_json::from_str(content).expect("what walhook.emit writes");
         let new = Row::from([("mark".to_owned(), content["event"]["data"]["mark"].to_string())]);
         let subject = content["event"]["type"].as_str().expect("a type").to_owned();
-        return vec![Part::Change(Change { subject, operation: "CUSTOM", old: Row::new(), new })];
+        let deliver_at = content["event"]["deliver_at"].as_i64();
+        return vec![Part::Change(Change { subject, operation: "CUSTOM", old: Row::new(), new, deliver_at })];
     }
     let rest = line.strip_prefix("table ").expect("a table");
     if let Some(version) = rest.strip_prefix("walhook.trigger_version: INSERT: ") {
@@ -252,7 +297,8 @@ fn parse(line: &str) -> Vec<Part> {
     let change = |table: &str| {
         // Partitions are called after their table, and events are of the table.
         let name = table.trim_start_matches("public.").split('_').next().unwrap_or_default();
-        Part::Change(Change { subject: name.to_owned(), operation, old: old.clone(), new: new.clone() })
+        let (subject, old, new) = (name.to_owned(), old.clone(), new.clone());
+        Part::Change(Change { subject, operation, old, new, deliver_at: None })
     };
     tables.split(", ").map(change).collect()
 }

@@ -10,6 +10,7 @@ use walhook::postgres::{Settings, connect};
 
 use crate::Dice;
 use crate::model::{Asked, CUSTOM, TABLES};
+use crate::repairs::{self, Repairs};
 use crate::support::receiver::{Answer, Receiver, Script};
 
 pub const DDL: &str = "
@@ -28,8 +29,8 @@ const KEYS: u64 = 40;
 const LARGE: u64 = 300;
 const WRITERS: usize = 3;
 /// Triggers that come and go; beside them one a table stays from the beginning to the end.
-const NAMES: usize = 5;
-const CALLED_WITHIN: Duration = Duration::from_secs(3);
+pub const NAMES: usize = 5;
+pub const CALLED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Everything that goes on beside the faults, until it is told to end.
 pub struct Workload {
@@ -47,11 +48,15 @@ impl Workload {
         apis: Vec<String>,
         receiver: &Arc<Receiver>,
         registry: &Registry,
+        repairs: &Repairs,
         dice: &mut Dice,
     ) -> Workload {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks: Vec<JoinHandle<()>> =
             (0..WRITERS).map(|_| tokio::spawn(write(database.clone(), dice.split(), stop.clone()))).collect();
+        let (database, repairs) = (database.clone(), repairs.clone());
+        let repairer = repairs::Operator { apis: apis.clone(), database, repairs };
+        tasks.push(tokio::spawn(repairer.repair(dice.split(), stop.clone())));
         let operator = Operator { apis, receiver: receiver.clone(), registry: registry.clone() };
         tasks.push(tokio::spawn(operator.change_triggers(dice.split(), stop.clone())));
         tasks.push(tokio::spawn(change_moods(receiver.clone(), registry.clone(), dice.split(), stop.clone())));
@@ -70,7 +75,7 @@ impl Workload {
     }
 }
 
-async fn pause(dice: &mut Dice, longest_millis: u64) {
+pub async fn pause(dice: &mut Dice, longest_millis: u64) {
     tokio::time::sleep(Duration::from_millis(dice.below(longest_millis))).await;
 }
 
@@ -141,7 +146,13 @@ fn statement(dice: &mut Dice) -> String {
             format!("{} {update} {from} and {};", insert(from, from + LARGE), from + LARGE / 4)
         }
         37 if dice.one_in(4) && table != "shelf" => format!("truncate public.{table};"),
-        _ => format!("select walhook.emit('{CUSTOM}', pg_catalog.jsonb_build_object('mark', nextval('public.mark')));"),
+        _ => {
+            let at = match dice.below(3) {
+                0 => format!("clock_timestamp() + interval '{} milliseconds'", dice.below(3000) as i64 - 200),
+                _ => "null".to_owned(),
+            };
+            format!("select walhook.emit('{CUSTOM}', jsonb_build_object('mark', nextval('public.mark')), {at});")
+        }
     }
 }
 
@@ -157,8 +168,8 @@ impl Operator {
     async fn change_triggers(self, mut dice: Dice, stop: Arc<AtomicBool>) {
         let client = reqwest::Client::builder().no_proxy().timeout(CALLED_WITHIN).build().expect("a client");
         let subjects: Vec<&'static str> = TABLES.into_iter().chain([CUSTOM]).collect();
-        // Whether a trigger of each name exists, as far as the operator knows.
-        let mut exists = [false; NAMES];
+        // Whether a trigger of each name exists, as far as the operator knows, and its ordering.
+        let (mut exists, mut orderings) = ([false; NAMES], [None; NAMES]);
         while !stop.load(Ordering::Relaxed) {
             pause(&mut dice, 300).await;
             // A name stays with its table: a trigger cannot be moved to another one.
@@ -176,7 +187,13 @@ impl Operator {
             let call = if deletes {
                 json!({"type": "delete_event_trigger", "args": {"name": name}})
             } else {
-                let asked = ask(&self.registry, |number| Asked::random(number, name, subject, &mut dice));
+                // Seldom another one: little is promised then.
+                let kept = orderings[place].filter(|_| exists[place] && !dice.one_in(4));
+                let asked = ask(&self.registry, |number| {
+                    let asked = Asked::random(number, name, subject, &mut dice);
+                    Asked { ordering: kept.unwrap_or(asked.ordering), ..asked }
+                });
+                orderings[place] = Some(asked.ordering);
                 self.receiver.on(&asked.path(), mood(&mut dice));
                 let args = asked.arguments(&self.receiver.url(&asked.path()), exists[place]);
                 json!({"type": "create_event_trigger", "args": args})

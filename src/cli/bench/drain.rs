@@ -112,7 +112,7 @@ impl Reads {
             for place in &mut self.0 {
                 let after = last - i64::try_from(place.behind)?;
                 let bounds = Bounds { after, up_to: last, rows, bytes: READ_BYTES };
-                let told = queue::explain_backlog(session, trigger_id, source_id, bounds).await?;
+                let told = queue::explain_backlog(&**session, trigger_id, source_id, bounds).await?;
                 let count = |name: &str| told[0]["Plan"][name].as_f64().unwrap_or_default();
                 place.pages.push(count("Shared Hit Blocks") + count("Shared Read Blocks"));
                 place.millis.extend(told[0]["Execution Time"].as_f64());

@@ -1,0 +1,40 @@
+//! Invariant 4: what a trigger's `ordering` and `on_dead` promise.
+
+use std::collections::HashMap;
+
+use crate::found::{Event, Found};
+use crate::ledger::CLOCKS_APART;
+use crate::model::{Expected, Promise};
+use crate::repairs::AskedOfAll;
+
+/// An event is not sent before the one that it waits for was accepted, is dead, or was given up by hand. Gives how many
+/// pairs there were.
+pub fn check_order(
+    promise: &Promise,
+    expected: &[Expected],
+    events: &[Event],
+    found: &Found,
+    asked: &AskedOfAll,
+) -> usize {
+    let (mut before, mut pairs): (HashMap<&str, &Event>, _) = (HashMap::new(), 0);
+    for (expected, event) in expected.iter().zip(events) {
+        let key = match (promise.ordering, expected.row.as_deref()) {
+            (Some("trigger"), _) if event.deliver_at.is_none() => "",
+            (Some("row"), Some(row)) => row,
+            _ => continue,
+        };
+        let Some(previous) = before.insert(key, event) else { continue };
+        let Some(first) = found.arrivals(event.id).first() else { continue };
+        let (arrivals, attempts) = (found.arrivals(previous.id), found.attempts(previous.id));
+        let is_accepted = arrivals.iter().any(|arrival| arrival.is_accepted() && arrival.place < first.place);
+        let is_dead = promise.goes_on_after_dead
+            && attempts.iter().any(|one| one.verdict == "dead" && one.ended <= first.at + CLOCKS_APART);
+        let is_skipped = asked.skips_of(previous.id).iter().any(|at| *at <= first.at);
+        assert!(
+            is_accepted || is_dead || is_skipped,
+            "{promise:?}, {key}: {event:?} came at {first:?}, before {previous:?}: {arrivals:#?} {attempts:#?}"
+        );
+        pairs += 1;
+    }
+    pairs
+}

@@ -1,0 +1,96 @@
+//! Looks at the slot while a round goes on, and the wait for its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::types::PgLsn;
+use walhook::postgres::{Session, Settings, connect};
+
+use crate::repairs::{Repairs, decide};
+use crate::support::scene::DEADLINE;
+use crate::support::wait::eventually;
+
+/// A look at the slot, and at the queue after it.
+pub struct Look {
+    pub acknowledged: u64,
+    /// The last event's place in the log.
+    pub last_seq: i64,
+}
+
+/// Looks again and again until told to stop.
+pub struct Watching {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Look>>,
+}
+
+impl Watching {
+    /// Ends it; gives all looks.
+    pub async fn finish(self) -> Vec<Look> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the looks at the slot")
+    }
+}
+
+/// Starts looking at a slot. Goes on when Postgres comes back.
+pub fn watch_slot(database: Settings, slot: String) -> Watching {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move {
+        let mut looks = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            if let Ok(session) = connect(&database, "application").await {
+                while !stopped.load(Ordering::Relaxed) {
+                    let Ok(look) = look(&session, &slot).await else { break };
+                    looks.extend(look);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        looks
+    });
+    Watching { stop, task }
+}
+
+/// The slot first: the queue only grows.
+async fn look(session: &Session, slot: &str) -> Result<Option<Look>, tokio_postgres::Error> {
+    let acknowledged = "select confirmed_flush_lsn from pg_replication_slots where slot_name = $1";
+    let acknowledged: Option<PgLsn> = session.query_one(acknowledged, &[&slot]).await?.get(0);
+    let last = "select coalesce(max(seq), 0) from audit.event";
+    let last_seq = session.query_one(last, &[]).await?.get(0);
+    Ok(acknowledged.map(|acknowledged| Look { acknowledged: acknowledged.into(), last_seq }))
+}
+
+/// Waits until capture has passed everything and no event of a living trigger is pending. None stays paused or held.
+pub async fn wait_until_done(sql: &Session, repairs: &Repairs) {
+    let resume = "select walhook.resume(trigger) from walhook.trigger_status where status = 'paused'";
+    let last = "insert into public.item (id) values (1000000) returning mark";
+    let mark: i64 = sql.query_one(last, &[]).await.expect("the last change of all").get(0);
+    let pending = format!(
+        "select (select count(*) from walhook.deferred d join walhook.trigger t on t.id = d.trigger_id
+                 where t.deleted_at is null),
+                (select count(*) from audit.event e join walhook.trigger t on t.id = e.trigger_id
+                 where t.deleted_at is null and not exists (
+                     select from audit.attempt a where a.event_id = e.id)),
+                (select count(*) from walhook.replay r join walhook.trigger t on t.id = r.trigger_id
+                 where r.state = 'running' and t.deleted_at is null),
+                (select count(*) from audit.event e where new like '%\"mark\":{mark},%')"
+    );
+    eventually("everything to be captured and delivered", 2 * DEADLINE, || async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Again: a last answer of 410 may still be under way.
+        sql.query(resume, &[]).await.expect("all triggers resumed");
+        decide(sql, repairs).await;
+        let row = sql.query_one(&pending, &[]).await.expect("what is pending");
+        let [deferred, not_attempted, replays, passed] = [0, 1, 2, 3].map(|column| row.get::<_, i64>(column));
+        match (deferred, not_attempted, replays, passed) {
+            (0, 0, 0, 1..) => Ok(()),
+            _ => Err(format!("{deferred} deferred, {not_attempted} not attempted, {replays} replays, {passed} passed")),
+        }
+    })
+    .await;
+    let gaps: i64 = sql.query_one("select count(*) from walhook.gap", &[]).await.expect("a count").get(0);
+    assert_eq!(gaps, 0, "recorded gaps");
+}
