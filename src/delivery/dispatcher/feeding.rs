@@ -40,7 +40,7 @@ impl Dispatcher {
                 }
                 let hold = HOLD_OF_AN_EVENT * u32::try_from(events.len()).unwrap_or(u32::MAX);
                 let since = Instant::now();
-                let until = since + hold.min(LONGEST_HOLD);
+                let until = self.starts_until.unwrap_or(since + hold.min(LONGEST_HOLD));
                 self.held = Some(Held { events: events.into_iter().peekable(), since, until, _room: room });
             }
         }
@@ -49,6 +49,10 @@ impl Dispatcher {
     /// Offers what is held to its triggers, until one is met that is worth waiting for.
     pub(super) fn take_held(&mut self) {
         let Some(mut held) = self.held.take() else { return };
+        if self.starts_until.is_some_and(|until| Instant::now() < until) {
+            self.held = Some(held);
+            return;
+        }
         while let Some(logged) = held.events.peek() {
             let deliver_at = logged.event.deliver_at;
             if deliver_at.is_none() && self.is_worth_waiting_for(logged.event.trigger_id, held.until) {

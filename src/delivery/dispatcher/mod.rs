@@ -44,6 +44,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const HEAD_INTERVAL: Duration = Duration::from_millis(500);
 const HEAD_INTERVAL_TOLD: Duration = LOOK_INTERVAL;
 const READS: usize = 3;
+/// For so long after the start hand-overs wait for the lanes and the triggers, which are a moment away unless another
+/// node has them. What came before them would have to be read from the log, and what came meanwhile as well.
+const START: Duration = Duration::from_secs(1);
 
 /// Each source's end of the log: everything up to it was told by the feed or is known to be unread.
 #[derive(Debug, Default)]
@@ -74,6 +77,8 @@ pub(super) struct Dispatcher {
     /// Whether the lanes are ours: nothing is started otherwise.
     owner: bool,
     triggers: HashMap<Uuid, TriggerQueue>,
+    /// Until when hand-overs wait for the first load; `None` once it was.
+    starts_until: Option<Instant>,
     /// Triggers that may have something to send, each at most once.
     turns: VecDeque<Uuid>,
     in_turns: HashSet<Uuid>,
@@ -152,6 +157,7 @@ impl Dispatcher {
             recording: false,
             owner: false,
             triggers: HashMap::new(),
+            starts_until: Some(Instant::now() + START),
             turns: VecDeque::new(),
             in_turns: HashSet::new(),
             heads: Heads::default(),

@@ -206,6 +206,7 @@ impl Dispatcher {
 
     pub(super) fn on_loaded(&mut self, loaded: Vec<Loaded>) {
         self.loading = false;
+        self.starts_until = None;
         answer(&mut self.loaded_waiters);
         let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
