@@ -2,6 +2,10 @@
 
 use crate::queue::Logged;
 
+/// One that is behind the log's end by no more is waited for until it has caught up: after a stall, as a slow commit
+/// makes one, it would else go on reading from the log for as long as there is more to come.
+pub(super) const REACH: i64 = 65_536;
+
 /// How the trigger gets its events from the log.
 #[derive(Debug)]
 pub(super) enum Intake {

@@ -14,7 +14,7 @@ use super::Endpoint;
 use super::failures::Failures;
 use super::fetch::Place;
 use super::figures::Meter;
-use super::intake::{Intake, Tail};
+use super::intake::{Intake, REACH, Tail};
 use super::limiter::Limiter;
 use super::outages::Flow;
 use super::pause::Pause;
@@ -161,7 +161,7 @@ impl TriggerQueue {
 
     /// Whether it takes what comes, or would within a moment, but has no room just now. `head` is the log's end.
     pub(super) fn is_short_of_room(&self, head: i64) -> bool {
-        let in_reach = head - self.taken_to <= MAX_READY as i64;
+        let in_reach = head - self.taken_to <= REACH;
         let is_short = match &self.intake {
             _ if !self.is_open() || self.flow != Flow::Free => false,
             Intake::Live => !self.has_room(),
@@ -202,15 +202,16 @@ impl TriggerQueue {
         if self.rows.len() > MAX_READY / 2 || self.rows.bytes() > self.allowance / 2 || !self.has_room() {
             return None;
         }
-        self.intake = Intake::Reading { up_to: head, tail: Some(Tail::default()) };
         let bytes = self.allowance - self.rows.bytes();
         // Rows beyond the bytes would be looked at in vain, so about as many are asked for as will fit.
         let fitting = match self.flow {
             Flow::Free => bytes / (self.usual_size + EVENT_BYTES) + 1,
             Flow::Held | Flow::Probe => 1,
         };
-        let rows = fitting.min(MAX_READY - self.rows.len()) as i64;
-        let bytes = bytes as i64;
+        let (rows, bytes) = (fitting.min(MAX_READY - self.rows.len()) as i64, bytes as i64);
+        // Where this read may not come to the end, what the feed brings would be taken in vain; not taken, it waits.
+        let tail = (head - self.taken_to <= rows).then(Tail::default);
+        self.intake = Intake::Reading { up_to: head, tail };
         Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
     }
 
@@ -391,8 +392,7 @@ mod tests {
     use super::*;
     use crate::model::{OnDead, Ordering, RetryConf};
 
-    #[test]
-    fn a_trigger_with_too_many_held_rows_leaves_the_log_alone_until_some_are_free() {
+    fn queue(held: Vec<(crate::model::Lane, crate::model::RowHash)>) -> TriggerQueue {
         let endpoint = Endpoint {
             trigger_id: Uuid::nil(),
             name: "t".into(),
@@ -404,12 +404,27 @@ mod tests {
             on_dead: OnDead::default(),
             batch: None,
         };
-        let held = (1..=5_000).map(|row| (0, row)).collect();
         let place = Place { floor: [0; LANES as usize], dealt_with: HashSet::new(), held };
         let mut queue = TriggerQueue::new(1, Ok(Arc::new(endpoint)), place);
         queue.share_memory(1);
+        queue
+    }
+
+    #[test]
+    fn a_trigger_with_too_many_held_rows_leaves_the_log_alone_until_some_are_free() {
+        let mut queue = queue((1..=5_000).map(|row| (0, row)).collect());
         assert!(queue.wants_read(100).is_none());
         (1..=1_000).for_each(|row| queue.rows.free(row));
         assert!(queue.wants_read(100).is_some());
+    }
+
+    /// While it reads what does not reach the log's end, nothing of the feed could follow without a gap.
+    #[test]
+    fn the_feed_waits_for_a_trigger_that_catches_up_with_it_and_for_no_other() {
+        for (head, waits) in [(100, false), (4_000, false), (4_001, true), (65_536, true), (65_537, false)] {
+            let mut queue = queue(Vec::new());
+            assert!(queue.wants_read(head).is_some());
+            assert_eq!(queue.is_short_of_room(head), waits, "{head}");
+        }
     }
 }
