@@ -101,6 +101,26 @@ async fn by_filters(scene: &Scene, queue: &Session) {
     assert_eq!(value::<i64>(queue, "select count(*) from walhook.dead_events('t', status => 500)").await, 1);
 }
 
+/// A retry that is given up is dead like any other event: it is counted, kept and sent again.
+async fn check_skipped(scene: &Scene) {
+    let retries = json!({"retry_conf": {"num_retries": 5, "interval_sec": 3600}});
+    scene.create("given_up", "items", "/given_up", retries).await;
+    scene.receiver.on("/given_up", Script::always(Answer::status(500)));
+    scene.execute("insert into items values (0)").await;
+    let waiting = "select count(*) from walhook.events where trigger = 'given_up' and status = 'retrying'";
+    scene.wait_for_count(waiting, 1).await;
+    let id: String = scene.value("select id::text from walhook.events where trigger = 'given_up'", &[]).await;
+    scene.succeed("skip_event", json!({"event_id": id})).await;
+    let dead = "select count(*) from walhook.dead_events('given_up', status => 500)";
+    scene.wait_for_count(dead, 1).await;
+    let status = "select status from walhook.events where trigger = 'given_up'";
+    assert_eq!(scene.value::<String>(status, &[]).await, "dead");
+    scene.receiver.on("/given_up", Script::default());
+    assert_eq!(scene.succeed("redeliver_events", json!({"name": "given_up"})).await, json!({"count": 1}));
+    scene.arrivals("/given_up", 2).await;
+    scene.wait_for_count(dead, 0).await;
+}
+
 #[tokio::test]
 async fn dead_events_are_sent_again_by_status_and_time() {
     let scene = Scene::start(ITEMS).await;
@@ -114,6 +134,7 @@ async fn dead_events_are_sent_again_by_status_and_time() {
         let (status, body) = scene.call("redeliver_events", args.clone()).await;
         assert_eq!((status, &body["code"]), (400, &json!(code)), "{args}: {body}");
     }
+    check_skipped(&scene).await;
     let unknown = "select walhook.redeliver('01890000-0000-7000-8000-000000000000')";
     let refused = queue.batch_execute(unknown).await.expect_err("no such event");
     assert!(refused.as_db_error().expect("the server's").message().ends_with("not found"), "{refused:?}");

@@ -184,10 +184,10 @@ impl OutcomeWriter {
         let parked = batch.parked.iter().map(Waiting::parked);
         let waiting: Vec<Waiting> = batch.settled.iter().filter_map(Waiting::settled).chain(parked).collect();
         let done = batch.settled.iter().filter(|settled| settled.was_deferred && !settled.is_waiting());
-        let skipped = batch.skipped.iter().map(|skipped| skipped.event_id);
-        let gone: Vec<EventId> = done.map(|settled| settled.event_id).chain(skipped).collect();
+        let gone: Vec<EventId> = done.map(|settled| settled.event_id).collect();
+        let skipped: Vec<EventId> = batch.skipped.iter().map(|skipped| skipped.event_id).collect();
         // When all were delivered at the first attempt, the COPY is a transaction of its own.
-        if gone.is_empty() && waiting.is_empty() {
+        if gone.is_empty() && waiting.is_empty() && skipped.is_empty() {
             self.copy(&batch.settled).await?;
             return Ok(Vec::new());
         }
@@ -197,6 +197,9 @@ impl OutcomeWriter {
         self.pause_gone(&batch.settled).await?;
         if !gone.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&gone]).await?;
+        }
+        if !skipped.is_empty() {
+            self.session.execute(include_str!("../../sql/deferred_skip.sql"), &[&skipped]).await?;
         }
         let still_waiting = self.release(batch).await?;
         self.session.batch_execute("commit").await?;
