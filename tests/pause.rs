@@ -15,9 +15,13 @@ const ITEMS: &str = "create table items (id int primary key, name text)";
 
 /// Status and reason of trigger `t`.
 async fn status(queue: &Session) -> (String, Option<String>) {
-    let sql = "select status, reason from walhook.trigger_status where trigger = 't' and source = 'default'";
+    let sql =
+        "select s.status, s.reason, o.paused from walhook.trigger_status s join walhook.status o using (trigger_id)
+               where s.trigger = 't' and s.source = 'default'";
     let row = queue.query_one(sql, &[]).await.expect("the trigger");
-    (row.get(0), row.get(1))
+    let status: String = row.get(0);
+    assert_eq!(row.get::<_, bool>(2), status == "paused", "the views say the same");
+    (status, row.get(1))
 }
 
 async fn wait_for_status(queue: &Session, expected: &str) -> Option<String> {

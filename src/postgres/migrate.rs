@@ -25,6 +25,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0017_ordering", include_str!("../../sql/migrations/0017_ordering.sql")),
     ("0018_scheduled", include_str!("../../sql/migrations/0018_scheduled.sql")),
     ("0019_source_reader", include_str!("../../sql/migrations/0019_source_reader.sql")),
+    ("0020_status_paused", include_str!("../../sql/migrations/0020_status_paused.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that
