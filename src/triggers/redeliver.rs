@@ -1,8 +1,6 @@
 //! Starting attempts anew: an event's, or those of a trigger's dead events; or giving an event up.
 
-use std::time::SystemTime;
-
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::GenericClient;
 
 use super::invoke::to_system_time;
 use super::{Catalogue, Error, stored};
@@ -50,18 +48,9 @@ impl Catalogue {
     /// [`Error::EventNotFound`], [`Error::EventBusy`] and [`Error::Database`].
     pub async fn redeliver(&self, event_id: &str) -> Result<(), Error> {
         let client = self.queue.get().await?;
-        let event = self.find_event(&**client, event_id).await?;
-        let (deleted, deferred, attempted): (bool, bool, bool) =
-            (event.get("deleted"), event.get("deferred"), event.get("attempted"));
-        if deleted || !(deferred || attempted) {
-            return Ok(());
-        }
-        let committed_at: SystemTime = event.get("committed_at");
-        let (id, trigger_id): (EventId, uuid::Uuid) = (event.get("id"), event.get("trigger_id"));
-        let (source_id, seq, lane): (i16, i64, i16) = (event.get("source_id"), event.get("seq"), event.get("lane"));
-        let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&id, &trigger_id, &source_id, &seq, &committed_at, &lane];
-        client.execute(include_str!("../../sql/event_redeliver.sql"), values).await?;
+        let id = self.find_event(&**client, event_id).await?;
+        // Whether it is sent at once makes no difference here, as in Hasura.
+        client.execute(include_str!("../../sql/event_redeliver.sql"), &[&id]).await?;
         self.look_at_deferred().await;
         Ok(())
     }
@@ -73,8 +62,7 @@ impl Catalogue {
     /// [`Error::EventNotFound`], [`Error::EventBusy`], [`Error::EventNotHeld`] and [`Error::Database`].
     pub async fn skip(&self, event_id: &str) -> Result<(), Error> {
         let client = self.queue.get().await?;
-        let event = self.find_event(&**client, event_id).await?;
-        let id: EventId = event.get("id");
+        let id = self.find_event(&**client, event_id).await?;
         let skipped: bool = client.query_one(include_str!("../../sql/event_skip.sql"), &[&id]).await?.get(0);
         if !skipped {
             return Err(Error::EventNotHeld);
@@ -84,17 +72,17 @@ impl Catalogue {
     }
 
     /// An event of this source that is not under way.
-    async fn find_event(&self, client: &impl GenericClient, event_id: &str) -> Result<Row, Error> {
+    async fn find_event(&self, client: &impl GenericClient, event_id: &str) -> Result<EventId, Error> {
         let id: EventId = event_id.parse().map_err(|_| Error::EventNotFound)?;
         let millis = millis_of(id).ok_or(Error::EventNotFound)?;
         let from = to_system_time(Timestamp(millis * 1000));
         let to = to_system_time(Timestamp((millis + 1) * 1000));
         let source_id = self.queue_id(client).await?;
         let find = include_str!("../../sql/event_find.sql");
-        let event = client.query_opt(find, &[&id, &from, &to, &source_id]).await?.ok_or(Error::EventNotFound)?;
+        client.query_opt(find, &[&id, &from, &to, &source_id]).await?.ok_or(Error::EventNotFound)?;
         match &self.delivery {
             Some(delivery) if delivery.is_in_flight(id).await => Err(Error::EventBusy),
-            _ => Ok(event),
+            _ => Ok(id),
         }
     }
 
