@@ -1,6 +1,7 @@
 //! One HTTP request and what came of it.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -44,7 +45,7 @@ impl Client {
     ///
     /// # Errors
     /// When the machine has no certificates that can be read: install its package `ca-certificates`.
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -134,21 +135,52 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
     (seconds > 0).then_some(seconds)
 }
 
+/// Our own process, and our own machine, have no file descriptor left: `EMFILE`, `ENFILE`.
+const NO_DESCRIPTORS: [i32; 2] = [24, 23];
+
+const SHORTAGE: &str = "walhook may open no more connections; raise its limit of open files (LimitNOFILE of systemd, \
+                        ulimit -n) or lower --max-in-flight";
+
+/// Whether it is walhook that lacks something; no webhook can do anything about it.
+fn is_shortage(error: &(dyn Error + 'static)) -> bool {
+    let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    code.is_some_and(|code| NO_DESCRIPTORS.contains(&code))
+}
+
 /// The error with its causes. None of them holds a header or a body.
 fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
     let (kind, what) = match error.is_connect() {
         true => (FailureKind::Connect, "cannot connect"),
         false => (FailureKind::Broken, "no usable answer"),
     };
-    let mut text = what.to_owned();
-    let mut cause = error.source();
+    Failure { kind, text: explain(what, error.source()) }
+}
+
+fn explain(what: &str, mut cause: Option<&(dyn Error + 'static)>) -> String {
+    let (mut text, mut is_ours) = (what.to_owned(), false);
     while let Some(inner) = cause {
         let inner_text = inner.to_string();
         if !text.ends_with(&inner_text) {
             text.push_str(": ");
             text.push_str(&inner_text);
         }
+        is_ours |= is_shortage(inner);
         cause = inner.source();
     }
-    Failure { kind, text }
+    if is_ours { format!("{SHORTAGE} ({text})") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_our_own_machine_lacks_is_said_with_the_cure() {
+        for code in NO_DESCRIPTORS {
+            let text = explain("cannot connect", Some(&io::Error::from_raw_os_error(code)));
+            assert!(text.contains("ulimit -n") && text.contains(&format!("os error {code}")), "{text}");
+        }
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(explain("cannot connect", Some(&refused)), "cannot connect: connection refused");
+    }
 }
