@@ -1,9 +1,11 @@
-//! What docs/postgres.md says to run, runs.
+//! What docs/postgres.md says to run, runs; and the README has every setting.
 
 mod support;
 
+use clap::Args;
 use serde_json::json;
 use support::scene::{DEADLINE, Scene};
+use walhook::service::RawSettings;
 
 /// The statements under a heading, with the test's own names.
 fn statements(heading: &str, scene: &Scene) -> String {
@@ -40,4 +42,28 @@ async fn the_slot_can_be_watched_and_walhook_be_removed() {
                      + (select count(*) from pg_class where oid = 'items'::regclass and relreplident <> 'd')";
     assert_eq!(scene.count(left).await, 0);
     scene.execute("update items set id = 2").await;
+}
+
+#[test]
+fn the_table_of_settings_has_every_flag_and_variable() {
+    let readme = include_str!("../README.md");
+    let row_of =
+        |flag: &str| readme.lines().find(|line| line.starts_with("| `--") && line.contains(&format!("`{flag}`")));
+    let command = RawSettings::augment_args(clap::Command::new("settings"));
+    let mut missing = Vec::new();
+    for argument in command.get_arguments() {
+        let flag = format!("--{}", argument.get_long().expect("each setting has a flag"));
+        let is_complete = match flag.strip_suffix("-file") {
+            // A row tells of both forms.
+            Some(flag) => row_of(flag).is_some_and(|row| row.contains("(or `…_FILE`")),
+            None => row_of(&flag).is_some_and(|row| {
+                let variable = argument.get_env().and_then(|name| name.to_str());
+                variable.is_none_or(|variable| row.contains(&format!("`{variable}`")))
+            }),
+        };
+        if !is_complete {
+            missing.push(flag);
+        }
+    }
+    assert!(missing.is_empty(), "not in README's table of settings: {missing:?}");
 }
