@@ -29,6 +29,8 @@ struct Book {
     /// What came before an earlier event of its row was accepted.
     overtaking: Vec<(i64, i64)>,
     failing: Vec<i64>,
+    /// A row, and the count from which on its events fail.
+    failing_from: Option<(i64, i64)>,
 }
 
 impl Ledger {
@@ -48,7 +50,8 @@ impl Ledger {
         let new = &request.json()["event"]["data"]["new"];
         let (id, n) = (new["id"].as_i64().expect("an id"), new["n"].as_i64().expect("a count"));
         let mut book = self.0.lock().expect("the book");
-        let accepts = !refused && !book.failing.contains(&id);
+        let fails = book.failing.contains(&id) || book.failing_from.is_some_and(|(row, from)| row == id && n >= from);
+        let accepts = !refused && !fails;
         let done = book.accepted.get(&id).copied().unwrap_or(0);
         if n > done {
             book.overtaking.push((id, n));
@@ -59,9 +62,16 @@ impl Ledger {
         accepts
     }
 
-    /// Rows that fail from now on.
+    /// Rows that fail from now on; no others do.
     fn fail(&self, rows: &[i64]) {
-        self.0.lock().expect("the book").failing = rows.to_vec();
+        let mut book = self.0.lock().expect("the book");
+        (book.failing, book.failing_from) = (rows.to_vec(), None);
+    }
+
+    /// Only this row's events fail from now on, from this count on.
+    fn fail_from(&self, row: i64, count: i64) {
+        let mut book = self.0.lock().expect("the book");
+        (book.failing, book.failing_from) = (Vec::new(), Some((row, count)));
     }
 
     /// Counts of a row in the order in which they came, repeats left out.
@@ -205,6 +215,40 @@ async fn a_failing_row_holds_back_only_itself_and_not_the_cursor_also_after_a_cr
     update(&scene, "id = 1", 1).await;
     ledger.wait_for(1..=1, 7).await;
     assert_eq!(ledger.row(1), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+/// What waits behind a failure is not read one by one when the failure is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_with_many_events_behind_a_failure_catches_up_in_order() {
+    const EVENTS: i64 = 400;
+    let scene = Scene::start_with(ACCOUNTS, |start| start.env("WALHOOK_LOG", "info,walhook::delivery=debug")).await;
+    let ledger = Ledger::on(&scene.receiver, "/t", &[1], None);
+    scene.create("t", "accounts", "/t", json!({"retry_conf": slow()})).await;
+    scene.execute("insert into accounts values (1)").await;
+    wait_for_status(&scene, "t", "retrying", 1).await;
+    scene
+        .execute(&format!(
+            "do $$ begin for i in 1..{EVENTS} loop update public.accounts set n = n + 1 where id = 1; end loop; end $$"
+        ))
+        .await;
+    wait_for_status(&scene, "t", "parked", EVENTS).await;
+    // One in the middle fails when its turn has come, and those that came along with it wait for it.
+    ledger.fail_from(1, 100);
+    retry_now(&scene).await;
+    ledger.wait_for(1..=1, 100).await;
+    wait_for_status(&scene, "t", "delivered", 100).await;
+    wait_for_status(&scene, "t", "retrying", 1).await;
+    assert_eq!(ledger.row(1), (0..=100).collect::<Vec<i64>>());
+    ledger.fail(&[]);
+    retry_now(&scene).await;
+    ledger.wait_for(1..=1, EVENTS + 1).await;
+    ledger.check_order();
+    scene.wait_for_count("select count(*) from walhook.deferred", 0).await;
+    assert_eq!(ledger.seen().len() as i64, EVENTS + 3, "two of them failed once");
+    let log = scene.walhook.log();
+    let reads = log.matches("deferred events were read").count();
+    println!("{EVENTS} parked events in {reads} reads");
+    assert!((1..=50).contains(&reads), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

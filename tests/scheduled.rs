@@ -66,6 +66,28 @@ async fn each_comes_once_and_never_early_and_holds_up_nobody() {
     assert_eq!(scene.count("select count(*) from walhook.deferred").await, 0);
 }
 
+/// Each look at what is due brings as many as there is room for: a look for every few of them would make the last late.
+#[tokio::test]
+async fn very_many_that_are_due_at_one_moment_are_read_in_large_pages() {
+    const COUNT: i64 = 5_000;
+    let scene = Scene::start_with(ITEMS, |start| start.env("WALHOOK_LOG", "info,walhook::delivery=debug")).await;
+    let args = json!({"name": "reminder", "type": "reminder", "webhook": scene.receiver.url("/reminder")});
+    scene.succeed("create_event_trigger", args).await;
+    scene.succeed("pause_event_trigger", json!({"name": "reminder"})).await;
+    let emit = "select walhook.emit('reminder', to_jsonb(n), now() + interval '1 hour')";
+    scene.execute(&format!("{emit} from generate_series(1, {COUNT}) n")).await;
+    scene.wait_for_count("select count(*) from walhook.deferred", COUNT).await;
+    scene.execute("update walhook.deferred set due_at = now()").await;
+    scene.succeed("resume_event_trigger", json!({"name": "reminder"})).await;
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'delivered'", COUNT).await;
+    let requests = scene.receiver.requests("/reminder");
+    assert_eq!((requests.len(), ids(&requests).len()), (COUNT as usize, COUNT as usize));
+    let log = scene.walhook.log();
+    let reads = log.matches("deferred events were read").count();
+    println!("{COUNT} due events in {reads} reads");
+    assert!((1..=40).contains(&reads), "{log}");
+}
+
 #[tokio::test]
 async fn a_crash_neither_sends_them_too_soon_nor_forgets_them() {
     const COUNT: i64 = 200;

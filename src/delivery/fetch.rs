@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use tracing::warn;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::model::{EventId, LANES, Lane, RowHash, Timestamp};
 use crate::postgres::{Pool, Pooled};
-use crate::queue::{self, Backlog, Bounds, Deferred, EndpointDown, LiveTrigger};
+use crate::queue::{self, Backlog, Bounds, Deferred, DueRoom, EndpointDown, LiveTrigger};
 
 /// What a read brought.
 pub(super) enum Fetched {
@@ -96,7 +96,7 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
     }
 }
 
-pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId>) -> Fetched {
+pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>) -> Fetched {
     let at = Timestamp::now();
     let read = async |client: &Client| {
         let events = queue::due(client, &room, at, &in_hand).await?;
@@ -104,11 +104,14 @@ pub(super) async fn due(pool: Pool, room: Vec<(Uuid, i64)>, in_hand: Vec<EventId
         let mut held = in_hand.clone();
         held.extend(events.iter().map(|deferred| deferred.logged.id()));
         let mut fetched: HashMap<Uuid, i64> = HashMap::new();
-        for deferred in &events {
+        if !events.is_empty() {
+            debug!(events = events.len(), "deferred events were read");
+        }
+        for deferred in events.iter().filter(|deferred| !deferred.follows) {
             *fetched.entry(deferred.logged.event.trigger_id).or_default() += 1;
         }
-        let open = room.iter().filter(|(id, limit)| fetched.get(id).copied().unwrap_or(0) < *limit);
-        let open: Vec<Uuid> = open.map(|(id, _)| *id).collect();
+        let is_open = |room: &&DueRoom| fetched.get(&room.trigger_id).copied().unwrap_or(0) < room.due;
+        let open: Vec<Uuid> = room.iter().filter(is_open).map(|room| room.trigger_id).collect();
         let next = queue::next_due(client, &open, &held).await?;
         Ok((events, next))
     };

@@ -19,6 +19,7 @@ mod endpoint;
 mod failures;
 mod fetch;
 mod figures;
+mod hand;
 mod handle;
 mod http;
 mod intake;

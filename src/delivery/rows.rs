@@ -222,6 +222,28 @@ impl Rows {
         }
     }
 
+    /// What is behind an event of this row that failed leaves the memory: it is parked in the database. Gives them.
+    pub(super) fn drop_behind(&mut self, key: RowHash) -> Vec<EventId> {
+        let mut dropped = Vec::new();
+        let mut keep = |ready: &Ready| {
+            let is_behind = ready.deferred && ready.holds == Some(key) && ready.lock.is_none();
+            if is_behind {
+                dropped.push((ready.logged.id(), ready.bytes()));
+            }
+            !is_behind
+        };
+        self.again.retain(&mut keep);
+        // They wait for the whole trigger where its ordering was replaced meanwhile.
+        for place in [key, WHOLE_TRIGGER] {
+            let Some(row) = self.rows.get_mut(&place) else { continue };
+            let before = row.waiting.len();
+            row.waiting.retain(&mut keep);
+            self.waiting -= before - row.waiting.len();
+        }
+        self.bytes -= dropped.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        dropped.into_iter().map(|(event, _)| event).collect()
+    }
+
     /// Whether there may be events to be parked.
     pub(super) fn wants_to_park(&self) -> bool {
         !self.to_park.is_empty()
@@ -366,6 +388,31 @@ mod tests {
         assert_eq!(rows.take_parked().len(), 0);
         unlock(&mut rows, 7, 6);
         unlock(&mut rows, 8, 4);
+        check_empty(&rows);
+    }
+
+    #[test]
+    fn what_comes_along_with_an_event_goes_after_it_or_not_at_all() {
+        let mut rows = Rows::default();
+        rows.hold(7);
+        (1..=4).for_each(|seq| rows.push_deferred(event(seq, A), u32::from(seq == 1), A));
+        rows.push_deferred(event(5, B), 0, B);
+        // Those of the row wait for each other, wherever they are.
+        assert_eq!(rows.next(Ordering::Row).map(|ready| ready.logged.seq), Some(1));
+        assert!(rows.rows[&7].waiting.is_empty(), "not looked at yet");
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Row), [(2, A), (5, B)]);
+        rows.push_deferred(event(6, A), 0, A);
+        // 2 fails, so none of 3, 4 and 6 may go; they are fetched again with it.
+        let ids = |seqs: &[u128]| seqs.iter().map(|seq| Uuid::from_u128(*seq)).collect::<Vec<_>>();
+        assert_eq!(rows.drop_behind(7), ids(&[6, 3, 4]));
+        unlock(&mut rows, 7, 2);
+        assert_eq!(start(&mut rows, Ordering::Row), []);
+        rows.push_deferred(event(2, A), 1, A);
+        assert_eq!(start(&mut rows, Ordering::Row), [(2, A)]);
+        unlock(&mut rows, 7, 2);
+        rows.free(7);
+        unlock(&mut rows, 8, 5);
         check_empty(&rows);
     }
 

@@ -9,19 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Endpoint;
 use super::failures::Failures;
 use super::fetch::Place;
 use super::figures::Meter;
+use super::hand::{Hand, Room};
 use super::intake::{Intake, REACH, Tail};
 use super::limiter::Limiter;
 use super::outages::Flow;
 use super::pause::Pause;
 use super::rows::{EVENT_BYTES, Ready, Rows};
 use super::tracker::Tracker;
-use crate::model::{EventId, LANES, Limits};
-use crate::queue::{Backlog, Bounds, Deferred, Logged, Parked, Settled, Skipped};
+use crate::model::{LANES, Limits, Ordering};
+use crate::queue::{Backlog, Bounds, Deferred, DueRoom, Logged, Parked, Settled, Skipped};
 
 const MAX_READY: usize = 4_000;
 /// What all triggers together may hold in memory, shared evenly between them.
@@ -29,7 +31,6 @@ const READY_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
 const READY_BYTES_OF_ONE: std::ops::RangeInclusive<usize> = 64 * 1024..=4 * 1024 * 1024;
 /// Events between the oldest that is not done and the newest that was taken: what a restart has to look at again.
 const MAX_WINDOW: usize = 65_536;
-const MAX_DEFERRED_IN_HAND: usize = 64;
 /// Rows that all triggers together remember as held, shared evenly between them. One that has as many takes nothing
 /// more from the log, which may be of another row that is going to fail.
 const HELD_ROWS_OF_ALL: usize = 65_536;
@@ -63,9 +64,8 @@ pub(super) struct TriggerQueue {
     floor: [i64; LANES as usize],
     dealt_with: HashSet<i64>,
     had_event_at: Option<Instant>,
-    deferred_in_hand: HashSet<EventId>,
-    /// There were more due events than room.
-    pub(super) more_deferred: bool,
+    /// The deferred events that are in memory.
+    pub(super) hand: Hand,
     /// Whether the cursors may have moved since they were written.
     dirty: bool,
     failures: Failures,
@@ -97,8 +97,7 @@ impl TriggerQueue {
             floor,
             dealt_with,
             had_event_at: None,
-            deferred_in_hand: HashSet::new(),
-            more_deferred: false,
+            hand: Hand::default(),
             dirty: false,
             failures: Failures::default(),
             meter: Meter::default(),
@@ -117,6 +116,7 @@ impl TriggerQueue {
         self.allowance = share.clamp(*READY_BYTES_OF_ONE.start(), *READY_BYTES_OF_ONE.end());
         let share = HELD_ROWS_OF_ALL / triggers.max(1);
         self.held_allowance = share.clamp(*HELD_ROWS_OF_ONE.start(), *HELD_ROWS_OF_ONE.end());
+        self.hand.share(triggers);
     }
 
     /// Takes an event that the feed brought at this time, if this trigger is that far.
@@ -258,30 +258,32 @@ impl TriggerQueue {
         wanted && in_memory && self.tracker.len() < MAX_WINDOW && self.rows.held() < self.held_allowance
     }
 
-    /// How many due deferred events may be fetched.
-    pub(super) fn deferred_room(&self) -> usize {
-        match self.flow {
-            _ if !self.is_open() => 0,
-            Flow::Free => MAX_DEFERRED_IN_HAND.saturating_sub(self.deferred_in_hand.len()),
-            Flow::Held | Flow::Probe => usize::from(!self.can_go()),
-        }
+    /// How many due deferred events may be fetched. Half as much again as its memory, so that it need not wait for the
+    /// log to have room.
+    pub(super) fn due_room(&self, trigger_id: Uuid) -> Option<DueRoom> {
+        let endpoint = self.endpoint.as_ref().ok().filter(|_| self.is_open())?;
+        let room = match self.flow {
+            Flow::Free => self.hand.room(),
+            Flow::Held | Flow::Probe => Room { due: usize::from(!self.can_go()), following: 0 },
+        };
+        let bytes = (self.allowance + self.allowance / 2).saturating_sub(self.rows.bytes());
+        // Under another ordering, and in batches, those of a row do not wait for each other in memory.
+        let waits = endpoint.ordering == Ordering::Row && endpoint.batch.is_none();
+        let following = if waits { room.following } else { 0 };
+        let [due, bytes, following] = [room.due, bytes, following].map(|number| number as i64);
+        (due > 0 && bytes > 0).then_some(DueRoom { trigger_id, due, bytes, following })
     }
 
     /// Takes a due deferred event.
     pub(super) fn take_deferred(&mut self, deferred: Deferred) {
-        if self.deferred_in_hand.insert(deferred.logged.id()) {
+        if self.hand.take(deferred.logged.id(), deferred.follows) {
             self.rows.push_deferred(deferred.logged, deferred.number, deferred.holds);
         }
     }
 
-    /// The deferred events that must not be fetched again.
-    pub(super) fn deferred_in_hand(&self) -> impl Iterator<Item = EventId> {
-        self.deferred_in_hand.iter().copied()
-    }
-
-    /// Whether this deferred event was fetched and is not settled.
-    pub(super) fn has_deferred(&self, event: EventId) -> bool {
-        self.deferred_in_hand.contains(&event)
+    /// Whether the rest of what was due is to be fetched.
+    pub(super) fn wants_due(&self) -> bool {
+        self.hand.wants_more(self.rows.len()) && self.due_room(Uuid::nil()).is_some()
     }
 
     /// Its endpoint opened, closed, or is to be probed. After an outage it begins slowly.
@@ -336,7 +338,7 @@ impl TriggerQueue {
         }
         self.unlock(settled);
         if settled.was_deferred {
-            self.deferred_in_hand.remove(&settled.event_id);
+            self.hand.put_back(settled.event_id);
         } else {
             self.tracker.finish(settled.lane, settled.seq);
         }
@@ -358,14 +360,9 @@ impl TriggerQueue {
         self.tracker.finish(parked.lane, parked.seq);
     }
 
-    /// Notes a deferred event that is not to be sent. Returns whether that is news.
-    pub(super) fn take_skipped(&mut self, event: EventId) -> bool {
-        self.deferred_in_hand.insert(event)
-    }
-
     /// It is not deferred any more. `still_held` as in `recorded`.
     pub(super) fn skipped(&mut self, skipped: &Skipped, still_held: bool) {
-        self.deferred_in_hand.remove(&skipped.event_id);
+        self.hand.put_back(skipped.event_id);
         if let Some(row) = skipped.holds.filter(|_| !still_held) {
             self.rows.free(row);
         }
@@ -386,11 +383,9 @@ impl TriggerQueue {
 
 #[cfg(test)]
 mod tests {
-    use hyper::{HeaderMap, Uri};
-    use uuid::Uuid;
-
     use super::*;
-    use crate::model::{OnDead, Ordering, RetryConf};
+    use crate::model::{OnDead, RetryConf};
+    use hyper::{HeaderMap, Uri};
 
     fn queue(held: Vec<(crate::model::Lane, crate::model::RowHash)>) -> TriggerQueue {
         let endpoint = Endpoint {

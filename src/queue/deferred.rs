@@ -16,30 +16,48 @@ pub struct Deferred {
     pub holds: Option<RowHash>,
     /// Whether somebody gave it up: it is not to be sent.
     pub skipped: bool,
+    /// Whether it is parked behind the one before it, and not due itself.
+    pub follows: bool,
     /// The event, read back from the log.
     pub logged: Logged,
 }
 
-/// Due events of these triggers, at most so many of each, without the ones in hand.
+/// How many deferred events of a trigger may be read.
+#[derive(Clone, Copy, Debug)]
+pub struct DueRoom {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// Due events.
+    pub due: i64,
+    /// Bytes as the log stores them, passed by one event at most.
+    pub bytes: i64,
+    /// Events that are parked behind these.
+    pub following: i64,
+}
+
+/// Due events of these triggers, and what may follow them, without the ones in hand.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
 pub async fn due(
     client: &impl GenericClient,
-    room: &[(Uuid, i64)],
+    room: &[DueRoom],
     now: Timestamp,
     in_hand: &[EventId],
 ) -> Result<Vec<Deferred>, Error> {
-    let (triggers, limits): (Vec<Uuid>, Vec<i64>) = room.iter().copied().unzip();
+    let column = |of: fn(&DueRoom) -> i64| room.iter().map(of).collect::<Vec<i64>>();
+    let triggers: Vec<Uuid> = room.iter().map(|room| room.trigger_id).collect();
+    let (due, bytes) = (column(|room| room.due), column(|room| room.bytes));
+    let following = column(|room| room.following);
     let sql = include_str!("../../sql/deferred_due.sql");
-    let rows = client.query(sql, &[&triggers, &limits, &PgTime(now), &in_hand]).await?;
+    let rows = client.query(sql, &[&triggers, &due, &bytes, &following, &PgTime(now), &in_hand]).await?;
     let mut last_subject = LastSubject::default();
     let mut read = |row: &tokio_postgres::Row| {
         let number: i32 = row.get(3);
         let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
         let logged = Logged { replay_id: row.get("replay_id"), ..logged };
-        let (holds, skipped) = (row.get("holds"), row.get("skipped"));
-        Ok(Deferred { number: number as u32, holds, skipped, logged })
+        let (holds, skipped, follows) = (row.get("holds"), row.get("skipped"), row.get("follows"));
+        Ok(Deferred { number: number as u32, holds, skipped, follows, logged })
     };
     rows.iter().map(&mut read).collect()
 }

@@ -29,7 +29,7 @@ pub use backfill::{Advanced, Backfill, advanced, end_backfill, next_backfill, st
 pub use backlog::{Backlog, Bounds, dealt_with_after, explain_backlog, heads, read_backlog};
 pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_so_far};
 pub use cursor::{CursorMove, read_cursors, write_cursors};
-pub use deferred::{Deferred, due, held_rows, next_due};
+pub use deferred::{Deferred, DueRoom, due, held_rows, next_due};
 pub use endpoint::{EndpointDown, write_endpoints_down};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Room, Uncommitted, feed};
 pub use lane::{Acquired, try_acquire_lanes};

@@ -88,7 +88,7 @@ impl Dispatcher {
         self.look_for_reads |= !queue.is_live();
         self.look_for_parked |= queue.wants_to_park();
         let can_send = queue.can_send();
-        if queue.more_deferred && queue.deferred_room() > 0 {
+        if queue.wants_due() {
             self.next_due = Some(Timestamp::now());
         }
         if paused {
@@ -132,7 +132,7 @@ impl Dispatcher {
             Command::TriggersChanged => self.start_load(),
             Command::IsInFlight(event, answer) => {
                 // One that was fetched because it is due is as good as sent.
-                let fetched = || self.triggers.values().any(|queue| queue.has_deferred(event));
+                let fetched = || self.triggers.values().any(|queue| queue.hand.has(event));
                 let _ = answer.send(self.busy.contains(&event) || fetched());
             }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
@@ -191,13 +191,15 @@ impl Dispatcher {
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
             if deferred.skipped {
                 let (event_id, holds) = (deferred.logged.id(), deferred.holds);
-                if queue.take_skipped(event_id) {
+                // Not to be sent; perhaps it is known already.
+                if queue.hand.take(event_id, false) {
                     self.unrecorded.skipped.push(Skipped { event_id, trigger_id: id, holds });
                 }
                 continue;
             }
             queue.take_deferred(deferred);
-            queue.more_deferred = queue.deferred_room() == 0;
+            let filled = queue.due_room(id).is_none();
+            queue.hand.was_filled(filled);
             if queue.can_send() {
                 self.give_turn(id);
             }

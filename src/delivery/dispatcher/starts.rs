@@ -190,17 +190,12 @@ impl Dispatcher {
         if !self.owner || self.due_running {
             return;
         }
-        let mut room = Vec::new();
-        for (id, queue) in &self.triggers {
-            if let Some(places) = i64::try_from(queue.deferred_room()).ok().filter(|places| *places > 0) {
-                room.push((*id, places));
-            }
-        }
+        let room: Vec<_> = self.triggers.iter().filter_map(|(id, queue)| queue.due_room(*id)).collect();
         if room.is_empty() {
             self.next_due = None;
             return;
         }
-        let in_hand = self.triggers.values().flat_map(TriggerQueue::deferred_in_hand).collect();
+        let in_hand = self.triggers.values().flat_map(|queue| queue.hand.events()).collect();
         self.due_running = true;
         self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand));
     }

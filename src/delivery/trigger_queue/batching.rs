@@ -138,6 +138,7 @@ impl TriggerQueue {
         let back = settlement.back.iter().map(|ready| ready.logged.id()).collect();
         self.rows.put_back(settlement.back);
         for settled in &settlement.settled {
+            self.drop_behind(settled);
             if let Some(row) = settled.lock {
                 self.rows.pass_lock(row, settled.event_id);
             }

@@ -17,9 +17,17 @@ impl TriggerQueue {
         } else if let Ok(endpoint) = &self.endpoint {
             self.failures.note(&endpoint.name, &settled.attempt);
         }
+        self.drop_behind(settled);
         // The next one need not wait until that is recorded: should it be forgotten, both come again, in their order.
         if settled.attempt.verdict == Verdict::Delivered {
             self.unlock(settled);
+        }
+    }
+
+    /// What came along with an event that is to be tried again, or decided on, is fetched again after it.
+    pub(super) fn drop_behind(&mut self, settled: &Settled) {
+        if let Some(row) = settled.holds.filter(|_| settled.is_waiting()) {
+            self.rows.drop_behind(row).into_iter().for_each(|event| self.hand.put_back(event));
         }
     }
 
