@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::UNIX_EPOCH;
 
+use serde_json::Value;
 use uuid::Uuid;
 use walhook::postgres::Session;
 
@@ -37,11 +38,11 @@ impl Attempt {
     }
 }
 
-/// A request that a receiver got.
+/// A request that a receiver got, or a part of one: what it had of one event.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Counts all requests.
-    pub place: usize,
+    /// Counts all requests, and the events in this one.
+    pub place: (usize, usize),
     pub at: i64,
     pub number: i32,
     pub answered: Option<u16>,
@@ -50,6 +51,11 @@ pub struct Arrival {
 impl Arrival {
     pub fn is_accepted(&self) -> bool {
         self.answered.is_some_and(|status| (200..300).contains(&status))
+    }
+
+    /// Whether it may have been behind a refused one of its row, in the same request: then it left no attempt.
+    pub fn may_be_behind(&self) -> bool {
+        self.place.1 > 0 && !self.is_accepted()
     }
 }
 
@@ -111,11 +117,12 @@ impl Found {
         }
         found.read_triggers(sql).await;
         for request in &found.requests {
-            let body = request.json();
-            let number = body["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32;
             let at = request.arrived_at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64;
-            let arrival = Arrival { place: request.number, at, number, answered: request.answered };
-            found.arrivals.entry(id(&body)).or_default().push(arrival);
+            for (index, event) in events_of(request).into_iter().enumerate() {
+                let number = event["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32;
+                let arrival = Arrival { place: (request.number, index), at, number, answered: request.answered };
+                found.arrivals.entry(id(&event)).or_default().push(arrival);
+            }
         }
         found
     }
@@ -154,7 +161,15 @@ impl Found {
     }
 }
 
+/// What a request has of each of its events.
+pub fn events_of(request: &Request) -> Vec<Value> {
+    match request.json() {
+        Value::Array(events) => events,
+        event => vec![event],
+    }
+}
+
 /// The event of a request.
-pub fn id(body: &serde_json::Value) -> Uuid {
+pub fn id(body: &Value) -> Uuid {
     body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a request without an id: {body}"))
 }

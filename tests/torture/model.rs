@@ -32,6 +32,8 @@ pub struct Asked {
     pub retries: u32,
     pub ordering: &'static str,
     pub on_dead: &'static str,
+    /// Events in a request at most; an array of them is its body then.
+    pub batch: Option<u64>,
 }
 
 /// As often as they are asked for.
@@ -41,6 +43,7 @@ impl Asked {
     /// Everything that happens to a table, in some order.
     pub fn all(number: usize, name: &str, subject: &'static str, dice: &mut crate::Dice) -> Asked {
         let (ordering, on_dead) = (*dice.pick(&ORDERINGS), *dice.pick(&["continue", "hold"]));
+        let batch = dice.one_in(4).then(|| 1 + dice.below(20));
         Asked {
             number,
             name: name.into(),
@@ -53,6 +56,7 @@ impl Asked {
             retries: dice.below(4) as u32,
             ordering,
             on_dead,
+            batch,
         }
     }
 
@@ -80,6 +84,9 @@ impl Asked {
         let retry_conf = json!({"num_retries": self.retries, "interval_sec": 1, "timeout_sec": 1});
         let mut args = json!({"name": self.name, "webhook": webhook, "replace": replace, "retry_conf": retry_conf,
                               "ordering": self.ordering, "on_dead": self.on_dead()});
+        if let Some(events) = self.batch {
+            args["batch"] = json!({"max_events": events, "max_wait_ms": 20});
+        }
         if self.subject == CUSTOM {
             args["type"] = json!(CUSTOM);
             return args;
@@ -161,6 +168,8 @@ pub struct Promise {
     /// None where it changed: what was captured before goes out by the old one, beside what comes after.
     pub ordering: Option<&'static str>,
     pub goes_on_after_dead: bool,
+    /// Whether an event may come beside the one before it, in one request.
+    pub is_batched: bool,
 }
 
 /// What Postgres says was committed.
@@ -238,10 +247,11 @@ impl Truth {
         let fewest = self.fewest_retries.entry(trigger).or_insert(asked.retries);
         *fewest = asked.retries.min(*fewest);
         let goes_on_after_dead = asked.on_dead() == "continue";
-        let first = Promise { ordering: Some(asked.ordering), goes_on_after_dead };
+        let first = Promise { ordering: Some(asked.ordering), goes_on_after_dead, is_batched: false };
         let promise = self.promises.entry(trigger).or_insert(first);
         promise.ordering = promise.ordering.filter(|known| *known == asked.ordering);
         promise.goes_on_after_dead |= goes_on_after_dead;
+        promise.is_batched |= asked.batch.is_some();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::found::{Event, Found};
+use crate::found::{Arrival, Event, Found};
 use crate::ledger::CLOCKS_APART;
 use crate::model::{Expected, Promise};
 use crate::repairs::AskedOfAll;
@@ -24,7 +24,9 @@ pub fn check_order(
             _ => continue,
         };
         let Some(previous) = before.insert(key, event) else { continue };
-        let Some(first) = found.arrivals(event.id).first() else { continue };
+        // A batch that is refused as a whole comes again one by one.
+        let counts = |arrival: &&Arrival| !promise.is_batched || arrival.is_accepted();
+        let Some(first) = found.arrivals(event.id).iter().find(counts) else { continue };
         let (arrivals, attempts) = (found.arrivals(previous.id), found.attempts(previous.id));
         let is_accepted = arrivals.iter().any(|arrival| arrival.is_accepted() && arrival.place < first.place);
         let is_dead = promise.goes_on_after_dead

@@ -240,6 +240,9 @@ async fn change_moods(receiver: Arc<Receiver>, registry: Registry, mut dice: Dic
 /// How a receiver answers its next requests; those after them it accepts.
 fn mood(dice: &mut Dice) -> Script {
     let ill = [0, 4, 30, 100][dice.below(4) as usize];
+    // Slow ones let events pile up in memory, which a crash must not lose.
+    let slow = dice.one_in(3).then(|| Duration::from_millis(50 + dice.below(400)));
+    let good = |dice: &mut Dice| slow.map_or_else(|| good(dice), |time| Answer::status(200).after(time));
     let answer = |dice: &mut Dice| if dice.below(100) < ill { bad(dice) } else { good(dice) };
     Script::each((0..dice.below(200)).map(|_| answer(dice)).collect())
 }
