@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::scene::DEADLINE;
+use super::wait::eventually;
 use super::walhook::Walhook;
 
 /// Its samples, each by name and labels.
@@ -17,6 +19,15 @@ impl Page {
         let (status, text) = Page::get(walhook, Some(token)).await;
         assert_eq!(status, 200, "{text}");
         Page::parse(&text)
+    }
+
+    /// Scrapes until the page shows this.
+    pub async fn wait_for(walhook: &Walhook, token: &str, what: &str, shows: impl Fn(&Page) -> bool) -> Page {
+        let check = || async {
+            let page = Page::scrape(walhook, token).await;
+            if shows(&page) { Ok(page) } else { Err(page) }
+        };
+        eventually(what, DEADLINE, check).await
     }
 
     /// Status and body.
