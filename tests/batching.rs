@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use support::load::Dice;
+use support::metrics::Page;
 use support::receiver::{Answer, Request, Script};
 use support::scene::{DEADLINE, Scene};
 use support::wait::eventually;
@@ -80,6 +81,10 @@ async fn batches_are_full_or_wait_and_hold_what_single_requests_would() {
     // The attempts of a request have its start in common.
     let requests = "select count(distinct started_at) from walhook.attempts where trigger = 'soon'";
     assert_eq!(scene.count(requests).await, sent.len() as i64);
+
+    // What is counted is events, each once.
+    let page = Page::scrape(&scene.walhook, "none").await;
+    assert_eq!(page.value("walhook_delivered_events_total", &[("source", "default"), ("trigger", "soon")]), 7.0);
 
     // What waits for more is not lost in a crash, nor sent before its time by what comes after it.
     wait_for_status(&scene, "full", "delivered", 6).await;

@@ -267,9 +267,8 @@ impl TriggerQueue {
             Flow::Held | Flow::Probe => Room { due: usize::from(!self.can_go()), following: 0 },
         };
         let bytes = (self.allowance + self.allowance / 2).saturating_sub(self.rows.bytes());
-        // Under another ordering, and in batches, those of a row do not wait for each other in memory.
-        let waits = endpoint.ordering == Ordering::Row && endpoint.batch.is_none();
-        let following = if waits { room.following } else { 0 };
+        // Under another ordering those of a row do not wait for each other in memory.
+        let following = if endpoint.ordering == Ordering::Row { room.following } else { 0 };
         let [due, bytes, following] = [room.due, bytes, following].map(|number| number as i64);
         (due > 0 && bytes > 0).then_some(DueRoom { trigger_id, due, bytes, following })
     }

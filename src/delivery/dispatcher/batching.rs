@@ -86,7 +86,6 @@ impl Dispatcher {
             return;
         };
         let (settled, over) = queue.batch_ended(ended, counts, longest_retry_after_sec);
-        settled.iter().for_each(|settled| queue.meter.counts.note(&settled.attempt));
         for event in over {
             self.busy.remove(&event);
         }
