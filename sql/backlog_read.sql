@@ -1,7 +1,8 @@
 -- Purpose: a trigger's next events after a place in the log, bounded by rows and by stored bytes; at least one row.
 --          `found` counts them before the bound of bytes, so that the reader knows whether it got all. The bound is
 --          found first, over the sizes alone: a window over whole rows took twice as long.
---          What is for a later time comes by way of `deferred`.
+--          What is for a later time comes by way of `deferred`. Of each lane only what is after its place ($7): other
+--          nodes' lanes, and what is done already, are passed over.
 -- Caller: queue::backlog::read_backlog. Locks: none. Index: event_trigger, merged over the partitions.
 with bound as (
     select max(seq) filter (where bytes_before < $6) as last_seq, count(*) as found
@@ -12,6 +13,7 @@ with bound as (
                         + coalesce(pg_column_size(session_variables), 0) as size
             from walhook.event
             where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= $4 and deliver_at is null
+              and seq > ($7::bigint[])[lane + 1]
             order by seq
             limit $5
         ) sized
@@ -22,5 +24,6 @@ select seq, id, lane, operation, schema_name, table_name, commit_lsn, ordinal, x
        backfill_id, row_hash, deliver_at, (select found from bound) as found
 from walhook.event
 where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= (select last_seq from bound) and deliver_at is null
+  and seq > ($7::bigint[])[lane + 1]
 order by seq
 limit $5

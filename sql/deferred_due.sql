@@ -1,4 +1,4 @@
--- Purpose: due events of the triggers that have room, each trigger's own oldest first: none waits behind another. At
+-- Purpose: due events of the triggers that have room, in our lanes ($7), each trigger's own oldest first. At
 --          most $2 of each and $3 bytes as the log stores them, passed by one event. Behind them come those that are
 --          parked in the same rows, $4 of each trigger, in their order, so that a row goes on without a fetch for each
 --          of its events; they stay parked until their turn has come.
@@ -14,7 +14,7 @@ with wanted as (
     cross join lateral (
         select * from walhook.deferred
         where deferred.trigger_id = wanted.trigger_id and due_at <= $5 and event_id <> all($6::uuid[])
-          and reason not in ('parked', 'held')
+          and reason not in ('parked', 'held') and lane = any($7::smallint[])
         order by due_at
         limit wanted.room
     ) d
@@ -30,6 +30,7 @@ with wanted as (
         select * from walhook.deferred
         where deferred.trigger_id = due.trigger_id and deferred.row_hash = due.row_hash and deferred.seq > due.seq
           and deferred.reason = 'parked' and deferred.event_id <> all($6::uuid[])
+          and deferred.lane = any($7::smallint[])
         order by deferred.seq
         limit due.following / greatest(due.rows, 1)
     ) p

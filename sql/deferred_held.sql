@@ -1,3 +1,4 @@
--- Purpose: the rows of a trigger whose later events wait, and in which lane.
--- Caller: queue::deferred::held_rows. Locks: none. Index: deferred_row (read once, at take-over).
-select row_hash, min(lane) from walhook.deferred where trigger_id = $1 and row_hash is not null group by row_hash
+-- Purpose: the rows of a trigger, in our lanes, whose later events wait.
+-- Caller: queue::deferred::held_rows. Locks: none. Index: deferred_row (read when lanes were got).
+select distinct row_hash from walhook.deferred
+where trigger_id = $1 and row_hash is not null and lane = any($2::smallint[])

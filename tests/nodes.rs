@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use serde_json::json;
@@ -12,55 +13,165 @@ use support::receiver::{Answer, Receiver, Script};
 use support::scene::{DEADLINE, Scene};
 use support::wait::eventually;
 use support::walhook::{Start, Walhook};
+use walhook::queue::{self, Notice};
 
 const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
 const EVENTS: &str = "select count(*) from walhook.event";
-/// How many lanes the process with this number has, by the locks of its session.
-const LANES: &str = "select count(*) from walhook.lanes where process_id = ";
+const DELIVERED: &str = "select count(*) from walhook.attempts where verdict = 'delivered'";
 
+/// How many lanes a node has, by the locks of its session.
 async fn lanes_of(scene: &Scene, node: &Walhook) -> i64 {
-    scene.count(&format!("{LANES} {}", node.process_id())).await
+    scene.count(&format!("select count(*) from walhook.lanes where process_id = {}", node.process_id())).await
 }
 
-/// Waits until a node has so many lanes; gives how long that took.
-async fn wait_for_lanes(scene: &Scene, node: &Walhook, lanes: i64) {
-    let began = Instant::now();
+/// Waits until a node has at least so many lanes.
+async fn wait_for_some_lanes(scene: &Scene, node: &Walhook, lanes: i64) {
     let check = || async {
         let found = lanes_of(scene, node).await;
-        if found == lanes { Ok(()) } else { Err(format!("{found} lanes; its log:\n{}", node.log())) }
+        if found >= lanes { Ok(()) } else { Err(format!("{found} lanes; its log:\n{}", node.log())) }
     };
     eventually("the lanes", DEADLINE, check).await;
-    println!("node {} has {lanes} lanes after {:?}", node.process_id(), began.elapsed());
 }
 
-/// Requests are under way while their node sleeps, so long that others take its lanes. What it then hears of them is
-/// not worth recording any more.
+/// Waits until these nodes have all lanes, none more than one lane more than another.
+async fn wait_for_lanes(scene: &Scene, nodes: &[&Walhook]) {
+    let began = Instant::now();
+    let least = 16 / nodes.len() as i64;
+    let check = || async {
+        let mut found = Vec::new();
+        for node in nodes {
+            found.push(lanes_of(scene, node).await);
+        }
+        let level = found.iter().all(|lanes| (least..=least + 1).contains(lanes));
+        let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>().join("\n---\n");
+        if level && found.iter().sum::<i64>() == 16 { Ok(()) } else { Err(format!("{found:?} lanes:\n{}", logs())) }
+    };
+    eventually("level lanes", DEADLINE, check).await;
+    println!("{} nodes are level after {:?}", nodes.len(), began.elapsed());
+}
+
+/// The first time that each change of a row in the ledger came, it came after those before it.
+fn check_order(scene: &Scene) {
+    let mut last = HashMap::new();
+    for request in scene.receiver.requests("/ledger") {
+        let row = request.json()["event"]["data"]["new"].clone();
+        let n = row["n"].as_i64().expect("a number");
+        let next = last.entry(row["id"].to_string()).or_insert(0);
+        assert!(n <= *next, "{n} came before {next}: {row}");
+        *next = (*next).max(n + 1);
+    }
+}
+
+/// One captures, all deliver; then one after the other is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_the_lanes_and_whoever_is_left_takes_them_over() {
+    let mut scene = Scene::start(LEDGER).await;
+    let second = Start::serve(&scene.database).ready().await;
+    let third = Start::serve(&scene.database).ready().await;
+    scene.create("ledger", "ledger", "/ledger", json!({})).await;
+    let writers = Writers::start(&scene.database, 2, &mut Dice::from_environment());
+    wait_for_lanes(&scene, &[&scene.walhook, &second, &third]).await;
+    // Of what came since, each node delivered its part.
+    let by_node = "select count(distinct l.node) from walhook.attempt a
+                   join walhook.event e on e.trigger_id = a.trigger_id and e.source_id = a.source_id
+                                       and e.seq = a.event_seq
+                   join walhook.lanes l on l.lane = e.lane
+                   where a.started_at > l.since";
+    scene.wait_for_count(by_node, 3).await;
+    third.kill9().await;
+    wait_for_lanes(&scene, &[&scene.walhook, &second]).await;
+    scene.arrivals("/ledger", scene.receiver.count() + 100).await;
+    std::mem::replace(&mut scene.walhook, second).kill9().await;
+    wait_for_lanes(&scene, &[&scene.walhook]).await;
+    scene.arrivals("/ledger", scene.receiver.count() + 100).await;
+    writers.finish().await;
+    check_log(&scene.sql, DEADLINE).await;
+    check_delivered(&scene.sql, &scene.receiver, DEADLINE).await;
+    check_order(&scene);
+}
+
+/// Its requests hang when it is asked to stop. Others need not wait for those to end to go on with all the rest.
+#[tokio::test]
+async fn a_node_that_stops_gives_its_lanes_back_as_they_run_idle() {
+    let mut scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/t", Script::first(1, Answer::hang()));
+    let retries = json!({"retry_conf": {"num_retries": 50, "interval_sec": 1, "timeout_sec": 300}});
+    scene.create("t", "items", "/t", retries).await;
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.arrivals("/t", 1).await;
+    let other = Start::serve(&scene.database).ready().await;
+    wait_for_lanes(&scene, &[&scene.walhook, &other]).await;
+    scene.walhook.signal("TERM");
+    wait_for_some_lanes(&scene, &other, 15).await;
+    scene.execute("insert into items (name) select 'b' from generate_series(1, 20)").await;
+    let most = "select (count(*) >= 10)::int::bigint from walhook.attempt where verdict = 'delivered'";
+    scene.wait_for_count(most, 1).await;
+    assert_eq!(scene.walhook.ended(), None, "it waits for its request; its log:\n{}", scene.walhook.log());
+    // The request breaks off.
+    let port = scene.receiver.port();
+    scene.receiver = Receiver::start().await;
+    assert!(scene.walhook.wait(DEADLINE).await.success(), "{}", scene.walhook.log());
+    scene.receiver = Receiver::on_port(port).await;
+    wait_for_lanes(&scene, &[&other]).await;
+    scene.wait_for_count(DELIVERED, 21).await;
+}
+
+/// They are told by NOTIFY, where there is somebody to be told.
+#[tokio::test]
+async fn new_events_are_told_to_other_nodes_and_to_nobody_where_there_is_none() {
+    let scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    let queue = scene.database.settings();
+    let mut notices = queue::listen(&queue).await.expect("a session that listens");
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.wait_for_count(DELIVERED, 1).await;
+    queue::tell(&*scene.sql, Notice::Replays).await.expect("a notice");
+    let mut told = Vec::new();
+    while told.last() != Some(&Notice::Replays) {
+        told.push(notices.next().await.expect("a notice"));
+    }
+    let of_events = |notice: &Notice| matches!(notice, Notice::Log { .. });
+    assert!(!told.iter().any(of_events), "{told:?}");
+    let other = Start::serve(&scene.database).with(&["--only", "delivery"]).spawn();
+    wait_for_lanes(&scene, &[&scene.walhook, &other]).await;
+    scene.execute("insert into items (name) select 'b' from generate_series(1, 20)").await;
+    let head = async {
+        loop {
+            if let Some(Notice::Log { head: 21, .. }) = notices.next().await {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, head).await.expect("the other node to be told");
+    scene.wait_for_count(DELIVERED, 21).await;
+}
+
+/// Requests are under way while their node sleeps, so long that another one takes its lanes. What it then hears of them
+/// is not worth recording any more, also where it has the lanes again.
 #[tokio::test]
 async fn a_node_that_was_paused_loses_its_lanes_and_records_nothing_when_it_wakes() {
     let mut scene = Scene::start(ITEMS).await;
-    wait_for_lanes(&scene, &scene.walhook, 16).await;
-    let other = Start::serve(&scene.database).ready().await;
+    wait_for_lanes(&scene, &[&scene.walhook]).await;
     scene.receiver.on("/t", Script::first(20, Answer::hang()));
     let retries = json!({"retry_conf": {"num_retries": 5, "interval_sec": 1, "timeout_sec": 10}});
     scene.create("t", "items", "/t", retries).await;
     scene.execute("insert into items (name) select 'a' from generate_series(1, 20)").await;
     scene.arrivals("/t", 20).await;
     scene.walhook.signal("STOP");
-    wait_for_lanes(&scene, &other, 16).await;
+    let other = Start::serve(&scene.database).ready().await;
+    wait_for_lanes(&scene, &[&other]).await;
     scene.execute("insert into items (name) select 'b' from generate_series(1, 20)").await;
-    let delivered = "select count(*) from walhook.attempts where verdict = 'delivered'";
-    scene.wait_for_count(delivered, 40).await;
+    scene.wait_for_count(DELIVERED, 40).await;
     scene.walhook.signal("CONT");
-    let joined = "select count(*) from walhook.node";
-    scene.wait_for_count(joined, 2).await;
     // Its requests' time was over when it woke.
-    scene.execute("insert into items (name) values ('c')").await;
-    scene.wait_for_count(delivered, 41).await;
-    assert_eq!(scene.count("select count(*) from walhook.attempt").await, 41);
-    assert_eq!(scene.receiver.count(), 20 + 41);
+    wait_for_lanes(&scene, &[&scene.walhook, &other]).await;
+    scene.execute("insert into items (name) select 'c' from generate_series(1, 20)").await;
+    scene.wait_for_count(DELIVERED, 60).await;
+    assert_eq!(scene.count("select count(*) from walhook.attempt").await, 60);
+    assert_eq!(scene.receiver.count(), 20 + 60);
 }
 
-/// A node through a proxy that passes nothing any more, and one that reaches Postgres.
+/// A node through a proxy that passes nothing any more, and two that reach Postgres.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_is_replaced_and_joins_again() {
     let database = TestDatabase::create().await;
@@ -69,18 +180,21 @@ async fn a_node_that_is_cut_off_is_replaced_and_joins_again() {
     sql.batch_execute(&format!("set search_path = public; {LEDGER}")).await.expect("the table");
     let walhook = Start::serve_through(&database, proxy.port()).ready().await;
     let scene = Scene { walhook, receiver: Receiver::start().await, sql, database };
-    wait_for_lanes(&scene, &scene.walhook, 16).await;
     scene.create("ledger", "ledger", "/ledger", json!({})).await;
-    let other = Start::serve(&scene.database).ready().await;
+    let others = [Start::serve(&scene.database).ready().await, Start::serve(&scene.database).ready().await];
+    let [second, third] = &others;
+    wait_for_lanes(&scene, &[&scene.walhook, second, third]).await;
     let writers = Writers::start(&scene.database, 2, &mut Dice::from_environment());
     scene.arrivals("/ledger", 100).await;
     proxy.set(Weather::Frozen);
-    wait_for_lanes(&scene, &other, 16).await;
-    // It captures as well.
+    wait_for_lanes(&scene, &[second, third]).await;
+    // One of them captures.
     scene.arrivals("/ledger", scene.receiver.count() + 100).await;
-    assert!(other.log().contains("ended the stream of the node that read the slot before"), "{}", other.log());
+    let took_over = |node: &Walhook| node.log().contains("ended the stream of the node that read the slot before");
+    assert!(others.iter().any(took_over), "{}\n---\n{}", second.log(), third.log());
     proxy.set(Weather::Fair);
-    scene.wait_for_count("select count(*) from walhook.node", 2).await;
+    wait_for_lanes(&scene, &[&scene.walhook, second, third]).await;
+    scene.arrivals("/ledger", scene.receiver.count() + 100).await;
     writers.finish().await;
     check_log(&scene.sql, DEADLINE).await;
     check_delivered(&scene.sql, &scene.receiver, DEADLINE).await;
@@ -88,6 +202,7 @@ async fn a_node_that_is_cut_off_is_replaced_and_joins_again() {
     let twice = "select count(*) - count(distinct event_id) from walhook.attempt";
     scene.wait_for_count("select count(distinct event_id) from walhook.attempt", scene.count(EVENTS).await).await;
     assert_eq!(scene.count(twice).await, 0);
+    check_order(&scene);
 }
 
 /// One after the other is stopped and started again while events come in.
@@ -98,9 +213,10 @@ async fn a_rolling_restart_under_load_delivers_nothing_twice() {
     let mut other = Start::serve(&scene.database).ready().await;
     let writers = Writers::start(&scene.database, 3, &mut Dice::from_environment());
     for _ in 0..2 {
+        wait_for_lanes(&scene, &[&scene.walhook, &other]).await;
         scene.arrivals("/ledger", scene.receiver.count() + 100).await;
         assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
-        wait_for_lanes(&scene, &other, 16).await;
+        wait_for_lanes(&scene, &[&other]).await;
         scene.arrivals("/ledger", scene.receiver.count() + 100).await;
         scene.walhook = std::mem::replace(&mut other, Start::serve(&scene.database).ready().await);
     }
@@ -108,13 +224,14 @@ async fn a_rolling_restart_under_load_delivers_nothing_twice() {
     check_log(&scene.sql, DEADLINE).await;
     let repeated = check_delivered(&scene.sql, &scene.receiver, DEADLINE).await;
     assert_eq!(repeated, 0, "{}", scene.walhook.log());
+    check_order(&scene);
 }
 
 #[tokio::test]
 async fn roles_can_be_spread_over_nodes() {
     let mut scene = Scene::start_with(ITEMS, |start| start.with(&["--only", "capture,api"])).await;
     let delivering = Start::serve(&scene.database).with(&["--only", "delivery"]).spawn();
-    wait_for_lanes(&scene, &delivering, 16).await;
+    wait_for_lanes(&scene, &[&delivering]).await;
     scene.create("t", "items", "/t", json!({"enable_manual": true})).await;
     scene.execute("insert into items (name) values ('a')").await;
     let id = scene.arrivals("/t", 1).await[0].json()["id"].clone();

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::pause::Gone;
 use super::retry::{self, Tried};
 use super::rows::Ready;
+use super::tenure::Terms;
 use super::{Client, Endpoint, batch, payload, remarks};
-use crate::model::{Attempt, Timestamp};
+use crate::model::{Attempt, Failure, FailureKind, Outcome, Timestamp};
 use crate::queue::Settled;
 
 /// An attempt that ended.
@@ -20,13 +22,27 @@ pub(super) struct Ended {
     pub(super) started_at: Instant,
     /// As the event's [`Ready::bytes`] was.
     pub(super) size: usize,
+    /// Nothing was sent: the lane is another node's, or was.
+    pub(super) withdrawn: bool,
 }
 
-/// A request that ended.
+/// Whether its lane is still ours is looked at when all is ready to be sent.
+pub(super) struct Permit {
+    pub(super) gate: Gate,
+    /// The lane's when the attempt was started.
+    pub(super) term: u64,
+}
+
+/// A request that ended, with the term of its event's lane when it was started, or those of all lanes.
 #[derive(Debug)]
 pub(super) enum EndedRequest {
-    Single(Ended),
-    Batch(batch::Ended),
+    Single(u64, Ended),
+    Batch(Terms, batch::Ended),
+}
+
+/// In place of an outcome where there was no request.
+pub(super) fn unsent() -> Outcome {
+    Outcome::Failed(Failure { kind: FailureKind::Broken, text: String::new() })
 }
 
 /// Makes the request for an event and gives what is to be recorded of it.
@@ -35,6 +51,7 @@ pub(super) async fn attempt(
     endpoint: Arc<Endpoint>,
     gone: Gone,
     ready: Ready,
+    permit: &Permit,
     longest_retry_after_sec: u64,
 ) -> Ended {
     let size = ready.bytes();
@@ -43,7 +60,11 @@ pub(super) async fn attempt(
     let (body, remarks) = (payload::body(&endpoint, &logged.event, number), remarks::headers(&logged));
     // The body has the rows now; the request may take long.
     (logged.event.old, logged.event.new) = (None, None);
-    let outcome = client.post(&endpoint, body, remarks).await;
+    let withdrawn = !permit.gate.pass(logged.event.lane, permit.term).await;
+    let outcome = match withdrawn {
+        true => unsent(),
+        false => client.post(&endpoint, body, remarks).await,
+    };
     let event = &logged.event;
     let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
     let tried = Tried {
@@ -71,5 +92,5 @@ pub(super) async fn attempt(
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
         counts: true,
     };
-    Ended { settled, endpoint, started_at: clock, size }
+    Ended { settled, endpoint, started_at: clock, size, withdrawn }
 }

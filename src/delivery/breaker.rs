@@ -141,6 +141,13 @@ impl Breaker {
         self.state = State::Open { probe: Probe::UnderWay(event_id) };
     }
 
+    /// The event was not sent. If it was to be the probe, another one is.
+    pub(super) fn withdrawn(&mut self, event_id: EventId, now: Instant) {
+        if matches!(self.state, State::Open { probe: Probe::UnderWay(id) } if id == event_id) {
+            self.state = State::Open { probe: Probe::DueAt(now) };
+        }
+    }
+
     /// There is reason to hope: the next probe need not wait out its pause, only what the endpoint asked for.
     pub(super) fn probe_soon(&mut self, now: Instant) {
         if let State::Open { probe: Probe::DueAt(at) } = &mut self.state {

@@ -8,9 +8,9 @@ use tokio_postgres::Client;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::model::{EventId, LANES, Lane, RowHash, Timestamp};
+use crate::model::{EventId, Lane, LaneSet, RowHash, Timestamp};
 use crate::postgres::{Pool, Pooled};
-use crate::queue::{self, Backlog, Bounds, Deferred, DueRoom, EndpointDown, LiveTrigger};
+use crate::queue::{self, Backlog, Bounds, Deferred, DueRoom, EndpointDown, Floor, LiveTrigger};
 
 /// What a read brought.
 pub(super) enum Fetched {
@@ -35,19 +35,21 @@ pub(super) enum Fetched {
 /// A trigger with its place in the log.
 pub(super) struct Loaded {
     pub(super) trigger: LiveTrigger,
-    /// Where to go on; `None` for a trigger that is known already.
+    /// Where to go on; `None` for a trigger that was known already.
     pub(super) place: Option<Place>,
 }
 
-/// Where a trigger goes on after a take-over.
+/// Where a trigger goes on after lanes were got or given back.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Each lane's cursor: what is not after it is done.
-    pub(super) floor: [i64; LANES as usize],
+    /// The lanes that it is to take events of.
+    pub(super) lanes: LaneSet,
+    /// Their cursors: what is not after them is done. For other lanes there is no end of what is to be left alone.
+    pub(super) floor: Floor,
     /// Events after the cursors that are done or deferred.
     pub(super) dealt_with: HashSet<i64>,
-    /// Rows whose later events wait for one that is deferred, with their lanes.
-    pub(super) held: Vec<(Lane, RowHash)>,
+    /// Rows whose later events wait for one that is deferred.
+    pub(super) held: Vec<RowHash>,
 }
 
 /// A failed read is asked for again at once, so the failure itself takes this long.
@@ -96,10 +98,10 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
     }
 }
 
-pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>) -> Fetched {
+pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>, lanes: LaneSet) -> Fetched {
     let at = Timestamp::now();
     let read = async |client: &Client| {
-        let events = queue::due(client, &room, at, &in_hand).await?;
+        let events = queue::due(client, &room, at, &in_hand, lanes).await?;
         // Not counting what was just fetched, and not for triggers whose room it filled.
         let mut held = in_hand.clone();
         held.extend(events.iter().map(|deferred| deferred.logged.id()));
@@ -112,7 +114,7 @@ pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>) -
         }
         let is_open = |room: &&DueRoom| fetched.get(&room.trigger_id).copied().unwrap_or(0) < room.due;
         let open: Vec<Uuid> = room.iter().filter(is_open).map(|room| room.trigger_id).collect();
-        let next = queue::next_due(client, &open, &held).await?;
+        let next = queue::next_due(client, &open, &held, lanes).await?;
         Ok((events, next))
     };
     match with_session(&pool, read).await {
@@ -124,9 +126,9 @@ pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>) -
     }
 }
 
-/// Loads the triggers; those not in `known` with their cursors.
-pub(super) async fn catalogue(pool: Pool, known: HashSet<Uuid>) -> Fetched {
-    match with_session(&pool, async |client: &Client| load(client, &known).await).await {
+/// Loads the triggers; those not in `known` with their places in these lanes.
+pub(super) async fn catalogue(pool: Pool, known: HashSet<Uuid>, lanes: LaneSet) -> Fetched {
+    match with_session(&pool, async |client: &Client| load(client, &known, lanes).await).await {
         Ok(loaded) => Fetched::Catalogue(loaded),
         Err(error) => {
             failed("the triggers", &error).await;
@@ -135,7 +137,7 @@ pub(super) async fn catalogue(pool: Pool, known: HashSet<Uuid>) -> Fetched {
     }
 }
 
-async fn load(client: &Client, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, queue::Error> {
+async fn load(client: &Client, known: &HashSet<Uuid>, lanes: LaneSet) -> Result<Vec<Loaded>, queue::Error> {
     let triggers = queue::triggers(client).await?;
     let mut cursors = None;
     let mut loaded = Vec::with_capacity(triggers.len());
@@ -146,11 +148,12 @@ async fn load(client: &Client, known: &HashSet<Uuid>) -> Result<Vec<Loaded>, que
             if cursors.is_none() {
                 cursors = Some(queue::read_cursors(client).await?);
             }
-            let floor = cursors.as_ref().and_then(|all| all.get(&id)).copied().unwrap_or_default();
-            let lowest = floor.iter().copied().min().unwrap_or(0);
-            let dealt_with = queue::dealt_with_after(client, id, source_id, lowest).await?;
-            let held = queue::held_rows(client, id).await?;
-            place = Some(Place { floor, dealt_with, held });
+            let cursors = cursors.as_ref().and_then(|all| all.get(&id)).copied().unwrap_or_default();
+            let end = |lane| if lanes.contains(lane) { cursors[usize::from(lane)] } else { i64::MAX };
+            let floor: Floor = std::array::from_fn(|lane| end(lane as Lane));
+            let dealt_with = queue::dealt_with_after(client, id, source_id, &floor).await?;
+            let held = queue::held_rows(client, id, lanes).await?;
+            place = Some(Place { lanes, floor, dealt_with, held });
         }
         loaded.push(Loaded { trigger, place });
     }

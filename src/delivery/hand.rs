@@ -42,6 +42,11 @@ impl Hand {
         self.most = (DUE_OF_ALL / triggers.max(1)).clamp(*DUE_OF_ONE.start(), *DUE_OF_ONE.end());
     }
 
+    /// Nothing is in memory any more.
+    pub(super) fn clear(&mut self) {
+        (self.due, self.following, self.wants_more) = (HashSet::new(), HashSet::new(), false);
+    }
+
     /// How many more it takes.
     pub(super) fn room(&self) -> Room {
         let due = self.most.saturating_sub(self.due.len());

@@ -18,6 +18,8 @@ pub enum Command {
     DeferredAdded,
     /// What came of the deliveries so far.
     Figures(oneshot::Sender<Figures>),
+    /// Another node appended to the log of this source, up to this seq.
+    LogGrew(i16, i64),
 }
 
 /// A cheap handle to the dispatcher of this process. Where none runs, hints are dropped and nothing is in flight; the
@@ -59,6 +61,11 @@ impl Handle {
     /// Loads the triggers anew soon.
     pub(super) async fn triggers_changed(&self) {
         drop(self.commands.send(Command::TriggersChanged).await);
+    }
+
+    /// Reads what another node appended to a source's log, up to `head`.
+    pub(super) async fn log_grew(&self, source_id: i16, head: i64) {
+        drop(self.commands.send(Command::LogGrew(source_id, head)).await);
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -50,6 +50,7 @@ async fn listen(
                         Notice::Deferred => dispatcher.deferred_added().await,
                         Notice::Replays => replay_asked.notify_one(),
                         Notice::Lanes => member.look_at_others(),
+                        Notice::Log { source_id, head } => dispatcher.log_grew(source_id, head).await,
                     }
                 }
             }

@@ -130,6 +130,14 @@ impl Outages {
         judged.counts
     }
 
+    /// Nothing was sent of this event.
+    pub(super) fn withdrawn(&mut self, url: &Uri, event_id: EventId, now: Instant) {
+        if let Some(known) = self.endpoints.get_mut(url) {
+            known.breaker.withdrawn(event_id, now);
+            self.find_next_probe();
+        }
+    }
+
     /// What is new since it was last asked for.
     pub(super) fn take_news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)

@@ -56,6 +56,13 @@ impl Pause {
         news
     }
 
+    /// Lanes changed hands: what was to be recorded may have been thrown away, so the catalogue is believed.
+    pub(super) fn begin_anew(&mut self) {
+        if let State::Gone { recorded: false } = self.state {
+            self.state = State::Open;
+        }
+    }
+
     /// The catalogue says so as well now.
     pub(super) fn is_recorded(&mut self) {
         if let State::Gone { recorded } = &mut self.state {

@@ -1,39 +1,42 @@
-//! Owns the lanes and writes outcomes through the very session that owns them. Comes back by itself after a lost
-//! connection, with the batch it had in hand.
+//! Owns lanes, as many as are this node's share, and writes outcomes through the very session that owns them. Comes
+//! back by itself after a lost connection, with the batch it had in hand.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
-use crate::model::RowHash;
+use super::gate::Gate;
+use super::tenure::{Tenure, Terms};
+use crate::model::{LaneSet, RowHash};
 use crate::node::Member;
 use crate::postgres::{self, Session, Settings};
-use crate::queue::{self, Acquired, Batch, CursorMove, OutcomeWriter, Purpose};
+use crate::queue::{self, Batch, CursorMove, OutcomeWriter, Purpose};
 
-/// What the dispatcher hands over; one thing at a time.
+/// What the dispatcher hands over; one thing at a time. Each is answered by one report.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// What became of events.
-    Outcomes {
-        /// Counts how often the lanes were got after others may have had them.
-        tenure: u64,
-        batch: Batch,
-    },
+    /// What became of events, and the terms in which their requests began.
+    Outcomes { terms: Terms, batch: Batch },
     /// Places the cursors moved to.
     Cursors(Vec<CursorMove>),
+    /// Lanes to be given back, of those that this session got.
+    GiveBack { session: u64, lanes: LaneSet },
 }
 
 /// What the dispatcher is told.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The lanes are ours. `anew`: others may have worked on them, so what is known of them is void.
-    Owned { anew: bool },
-    /// The lanes are not ours any more: start nothing.
+    /// Lanes were got, and all these are ours now. Of lanes whose term is another one, what is known is void.
+    Got { session: u64, owned: LaneSet, terms: Terms },
+    /// No lanes are ours any more: start nothing.
     Lost,
-    /// This is durable. In these rows others still wait, of those that deferred events of the batch had held.
+    /// They are not ours any more, as was asked for.
+    GivenBack(LaneSet),
+    /// This is durable; what was of lanes that were lost is left out. In these rows others still wait, of those that
+    /// deferred events of the batch had held.
     Recorded { batch: Batch, still_held: Vec<(Uuid, RowHash)> },
     /// The cursors are written.
     CursorsWritten,
@@ -56,23 +59,33 @@ enum Error {
 
 /// See the module's description.
 pub(super) struct Recorder {
-    pub(super) database: Settings,
-    pub(super) member: Member,
-    pub(super) work: mpsc::Receiver<Work>,
-    pub(super) tenure: u64,
-    /// Whether others may have had the lanes, which the dispatcher was not told yet.
-    pub(super) anew: bool,
-    /// A few at most: one for each work, two for each session.
-    pub(super) reports: mpsc::UnboundedSender<Report>,
+    database: Settings,
+    member: Member,
+    work: mpsc::Receiver<Work>,
+    /// A few at most: one for each work, some for each change of the lanes.
+    reports: mpsc::UnboundedSender<Report>,
+    tenure: Tenure,
+    gate: Gate,
+    /// Counts the sessions.
+    session: u64,
 }
 
 /// A batch is small: what takes this long is a connection that is dead without saying so.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl Recorder {
+    pub(super) fn new(
+        database: Settings,
+        member: Member,
+        work: mpsc::Receiver<Work>,
+        reports: mpsc::UnboundedSender<Report>,
+        gate: Gate,
+    ) -> Recorder {
+        Recorder { database, member, work, reports, tenure: Tenure::default(), gate, session: 0 }
+    }
+
     /// Runs until the dispatcher drops its end, or until stopped while it has no lanes.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut in_hand: Option<Work> = None;
@@ -84,6 +97,8 @@ impl Recorder {
                     warn!("recording outcomes interrupted: {error}; deliveries wait, trying again in {pause:?}");
                 }
             }
+            self.tenure.session_ended();
+            self.set_gate();
             if self.reports.send(Report::Lost).is_err() {
                 return;
             }
@@ -123,7 +138,7 @@ impl Recorder {
         }
     }
 
-    /// Owns the lanes and writes what it is handed.
+    /// Owns lanes and does what it is handed.
     async fn work(
         &mut self,
         session: Session,
@@ -131,80 +146,103 @@ impl Recorder {
         stop: &CancellationToken,
         pause: &mut Duration,
     ) -> Result<(), Error> {
-        let (mut held, mut told) = (0, false);
-        let acquired = loop {
-            match within(queue::try_acquire_lanes(&session, self.member.id, &mut held)).await {
-                Ok(Acquired::No) => {}
-                Ok(acquired) => break acquired,
-                Err(error) => {
-                    // The lanes may have been noted as ours, and the next try would not know whose they were before.
-                    self.anew = true;
-                    return Err(error);
-                }
-            }
-            if !std::mem::replace(&mut told, true) {
-                info!("another node delivers; standing by");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(STANDBY_PAUSE) => {}
-            }
-        };
-        self.anew |= acquired == Acquired::Anew;
-        if self.anew {
-            // Others may have delivered what these are of, or be done with what they would wait for.
-            *in_hand = None;
-        }
+        self.session += 1;
         let mut writer = within(OutcomeWriter::new(session)).await?;
-        *pause = FIRST_PAUSE;
-        let mut still_held = Vec::new();
-        if let Some(Work::Outcomes { batch, .. }) = in_hand.as_ref() {
-            // The commit may have happened though its answer was lost.
-            let recorded = within(writer.is_recorded(batch)).await?;
-            still_held =
-                within(async { if recorded { writer.release(batch).await } else { writer.record(batch).await } })
-                    .await?;
-        }
-        let anew = std::mem::take(&mut self.anew);
-        self.tenure += u64::from(anew);
-        if !self.report_done(in_hand.take(), still_held) || !self.report(Report::Owned { anew }) {
-            return Ok(());
-        }
+        let mut standing = self.member.standing.clone();
+        standing.mark_changed();
         loop {
             let work = tokio::select! {
-                work = self.work.recv() => match work {
-                    // Handed over before the dispatcher knew that others may have had the lanes.
-                    Some(Work::Outcomes { tenure, .. }) if tenure != self.tenure => continue,
+                // Told with each heartbeat: lanes may be free that are our share.
+                changed = standing.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    if !stop.is_cancelled() && self.take_lanes(&writer).await? {
+                        *pause = FIRST_PAUSE;
+                        if in_hand.is_some() {
+                            self.perform(&mut writer, in_hand, true).await?;
+                        }
+                        self.set_gate();
+                        let (owned, terms) = (self.tenure.owned(), self.tenure.terms());
+                        self.report(Report::Got { session: self.session, owned, terms });
+                    }
+                    continue;
+                }
+                // What was in hand when the last session ended comes first, once it is known whose lanes they are.
+                work = self.work.recv(), if in_hand.is_none() => match work {
                     Some(work) => work,
                     None => return Ok(()),
                 },
+                () = stop.cancelled(), if self.tenure.owned().is_empty() => return Ok(()),
                 // An idle session does not notice by itself.
                 () = writer.closed() => return Err(Error::Closed),
             };
-            let writing = async {
-                match in_hand.insert(work) {
-                    Work::Outcomes { batch, .. } => writer.record(batch).await,
-                    Work::Cursors(moves) => writer.write_cursors(moves).await.map(|()| Vec::new()),
+            *in_hand = Some(work);
+            self.perform(&mut writer, in_hand, false).await?;
+        }
+    }
+
+    /// Takes what is missing of this node's share, where it is free. True when there is something new.
+    async fn take_lanes(&mut self, writer: &OutcomeWriter) -> Result<bool, Error> {
+        let (share, owned) = (self.member.standing.borrow().share, self.tenure.owned());
+        if owned.len() >= share {
+            return Ok(false);
+        }
+        let (wanted, most) = (LaneSet::ALL.without(owned), share - owned.len());
+        self.tenure.asks();
+        let taken = within(queue::take_lanes(&**writer.session(), self.member.id, wanted, most)).await?;
+        self.tenure.took(taken);
+        Ok(!taken.lanes.is_empty())
+    }
+
+    /// Does what is in hand, and reports it. `again`: another session may have done it.
+    async fn perform(
+        &mut self,
+        writer: &mut OutcomeWriter,
+        in_hand: &mut Option<Work>,
+        again: bool,
+    ) -> Result<(), Error> {
+        let mut still_held = Vec::new();
+        match in_hand {
+            Some(Work::Outcomes { terms, batch }) => {
+                // The commit may have happened though its answer was lost.
+                let recorded = again && within(writer.is_recorded(batch)).await?;
+                let still = self.tenure.still(terms);
+                if still != LaneSet::ALL {
+                    // Others may have delivered what the rest is of, or be done with what it would wait for.
+                    batch.retain(still);
                 }
-            };
-            let still_held = within(writing).await?;
-            if !self.report_done(in_hand.take(), still_held) {
-                return Ok(());
+                let recording =
+                    async { if recorded { writer.release(batch).await } else { writer.record(batch).await } };
+                still_held = within(recording).await?;
             }
+            Some(Work::Cursors(moves)) => within(writer.write_cursors(moves)).await?,
+            Some(Work::GiveBack { session, lanes }) => {
+                // Those of another session were lost with it.
+                *lanes = if *session == self.session { *lanes } else { LaneSet::NONE };
+                if !lanes.is_empty() {
+                    within(queue::give_back_lanes(&**writer.session(), *lanes)).await?;
+                    self.tenure.gave_back(*lanes);
+                    self.set_gate();
+                }
+            }
+            None => {}
         }
+        self.report(match in_hand.take() {
+            Some(Work::Outcomes { batch, .. }) => Report::Recorded { batch, still_held },
+            Some(Work::GiveBack { lanes, .. }) => Report::GivenBack(lanes),
+            Some(Work::Cursors(_)) | None => Report::CursorsWritten,
+        });
+        Ok(())
     }
 
-    fn report_done(&self, work: Option<Work>, still_held: Vec<(Uuid, RowHash)>) -> bool {
-        match work {
-            Some(Work::Outcomes { batch, .. }) => self.report(Report::Recorded { batch, still_held }),
-            Some(Work::Cursors(_)) => self.report(Report::CursorsWritten),
-            None => true,
-        }
+    fn set_gate(&self) {
+        self.gate.set(self.tenure.owned(), &self.tenure.terms());
     }
 
-    /// False when nobody listens any more.
-    fn report(&self, report: Report) -> bool {
-        self.reports.send(report).is_ok()
+    /// When nobody listens any more, there comes no more work either.
+    fn report(&self, report: Report) {
+        drop(self.reports.send(report));
     }
 }
 

@@ -173,6 +173,13 @@ impl Rows {
         None
     }
 
+    /// A request of this event is under way already.
+    pub(super) fn lock(&mut self, key: RowHash, event: EventId) {
+        self.whole |= key == WHOLE_TRIGGER;
+        let row = self.rows.entry(key).or_default();
+        self.busy += usize::from(row.busy.replace(event).is_none());
+    }
+
     /// The request of this event is over, and what came of it cannot be forgotten.
     pub(super) fn unlock(&mut self, key: RowHash, event: EventId) {
         let Some(row) = self.rows.get_mut(&key) else { return };

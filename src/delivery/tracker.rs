@@ -18,9 +18,18 @@ struct Entry {
 }
 
 impl Tracker {
-    /// Notes an event that was taken. A lane's events are taken in the order of the log.
+    /// Notes an event that was taken. A lane's events are taken in the order of the log, but for what was under way
+    /// when the log was begun anew.
     pub(super) fn start(&mut self, lane: Lane, seq: i64) {
-        self.lanes[usize::from(lane % LANES)].push_back(Entry { seq, done: false });
+        let entries = &mut self.lanes[usize::from(lane % LANES)];
+        let entry = Entry { seq, done: false };
+        match entries.back() {
+            Some(last) if last.seq > seq => {
+                let place = entries.partition_point(|entry| entry.seq < seq);
+                entries.insert(place, entry);
+            }
+            _ => entries.push_back(entry),
+        }
         self.outstanding += 1;
     }
 
@@ -43,7 +52,7 @@ impl Tracker {
 
     /// Each lane's cursor: every event up to it is done or deferred. `taken_to` is how far the log was taken.
     pub(super) fn cursors(&self, taken_to: i64) -> [i64; LANES as usize] {
-        std::array::from_fn(|lane| self.lanes[lane].front().map_or(taken_to, |entry| entry.seq - 1))
+        std::array::from_fn(|lane| self.lanes[lane].front().map_or(taken_to, |entry| taken_to.min(entry.seq - 1)))
     }
 }
 
@@ -68,5 +77,18 @@ mod tests {
         tracker.finish(3, 99);
         assert_eq!(tracker.cursors(20)[3], 20);
         assert_eq!(tracker.len(), 1);
+    }
+
+    #[test]
+    fn what_was_under_way_before_holds_the_cursor_once_the_log_was_taken_that_far() {
+        let mut tracker = Tracker::default();
+        tracker.start(3, 50);
+        assert_eq!(tracker.cursors(20)[3], 20, "what lies between was not taken yet");
+        tracker.start(3, 30);
+        tracker.start(3, 60);
+        tracker.finish(3, 30);
+        assert_eq!(tracker.cursors(60)[3], 49);
+        tracker.finish(3, 50);
+        assert_eq!(tracker.cursors(60)[3], 59);
     }
 }

@@ -3,6 +3,7 @@
 
 pub(super) mod batching;
 mod ended;
+mod lanes;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use uuid::Uuid;
 
 use super::Endpoint;
 use super::failures::Failures;
-use super::fetch::Place;
 use super::figures::Meter;
 use super::hand::{Hand, Room};
 use super::intake::{Intake, REACH, Tail};
@@ -22,8 +22,8 @@ use super::outages::Flow;
 use super::pause::Pause;
 use super::rows::{EVENT_BYTES, Ready, Rows};
 use super::tracker::Tracker;
-use crate::model::{LANES, Limits, Ordering};
-use crate::queue::{Backlog, Bounds, Deferred, DueRoom, Logged, Parked, Settled, Skipped};
+use crate::model::{LANES, LaneSet, Limits, Ordering};
+use crate::queue::{Backlog, Bounds, Deferred, DueRoom, Floor, Logged, Parked, Settled, Skipped};
 
 const MAX_READY: usize = 4_000;
 /// What all triggers together may hold in memory, shared evenly between them.
@@ -60,14 +60,17 @@ pub(super) struct TriggerQueue {
     /// How far the log was taken; follows the log's end while live.
     taken_to: i64,
     intake: Intake,
-    /// As in [`Place`].
-    floor: [i64; LANES as usize],
+    /// As in [`Place`](super::fetch::Place).
+    lanes: LaneSet,
+    floor: Floor,
     dealt_with: HashSet<i64>,
     had_event_at: Option<Instant>,
     /// The deferred events that are in memory.
     pub(super) hand: Hand,
     /// Whether the cursors may have moved since they were written.
     dirty: bool,
+    /// How far the log was taken when they were.
+    saved_to: i64,
     failures: Failures,
     /// What is counted of its attempts.
     pub(super) meter: Meter,
@@ -75,30 +78,28 @@ pub(super) struct TriggerQueue {
 }
 
 impl TriggerQueue {
-    /// A queue that goes on from this place.
-    pub(super) fn new(source_id: i16, endpoint: Result<Arc<Endpoint>, String>, place: Place) -> Self {
-        let Place { floor, dealt_with, held } = place;
-        let mut rows = Rows::default();
-        held.into_iter().for_each(|(_, row)| rows.hold(row));
-        let taken_to = floor.iter().copied().min().unwrap_or(0);
+    /// A queue that takes nothing yet.
+    pub(super) fn new(source_id: i16, endpoint: Result<Arc<Endpoint>, String>) -> Self {
         TriggerQueue {
             source_id,
             endpoint,
             pause: Pause::default(),
-            rows,
+            rows: Rows::default(),
             allowance: *READY_BYTES_OF_ONE.start(),
             held_allowance: *HELD_ROWS_OF_ONE.start(),
             usual_size: 0,
             limiter: Limiter::new(Limits::default()),
             flow: Flow::Free,
             tracker: Tracker::default(),
-            taken_to,
+            taken_to: i64::MAX,
             intake: Intake::Behind,
-            floor,
-            dealt_with,
+            lanes: LaneSet::NONE,
+            floor: [i64::MAX; LANES as usize],
+            dealt_with: HashSet::new(),
             had_event_at: None,
             hand: Hand::default(),
             dirty: false,
+            saved_to: 0,
             failures: Failures::default(),
             meter: Meter::default(),
             learnt: batching::Learnt::default(),
@@ -212,7 +213,7 @@ impl TriggerQueue {
         // Where this read may not come to the end, what the feed brings would be taken in vain; not taken, it waits.
         let tail = (head - self.taken_to <= rows).then(Tail::default);
         self.intake = Intake::Reading { up_to: head, tail };
-        Some(Bounds { after: self.taken_to, up_to: head, rows, bytes })
+        Some(Bounds { after: self.taken_to, up_to: head, rows, bytes, floor: self.floor })
     }
 
     /// Takes what was read. When that was all, what the feed brought meanwhile follows without a gap.
@@ -330,6 +331,9 @@ impl TriggerQueue {
     /// The outcome of an event is durable. `still_held`: others were released or are parked in the row it held.
     pub(super) fn recorded(&mut self, settled: &Settled, still_held: bool) {
         self.dirty = true;
+        if !self.lanes.contains(settled.lane) {
+            return;
+        }
         match settled.holds {
             Some(row) if settled.is_waiting() => self.rows.hold(row),
             Some(row) if settled.was_deferred && !still_held => self.rows.free(row),
@@ -366,27 +370,16 @@ impl TriggerQueue {
             self.rows.free(row);
         }
     }
-
-    /// The cursors, if they may have moved. While live the log was taken to its end.
-    pub(super) fn take_cursors(&mut self, head: i64) -> Option<[i64; LANES as usize]> {
-        if !std::mem::take(&mut self.dirty) {
-            return None;
-        }
-        if let Intake::Live = self.intake {
-            self.taken_to = self.taken_to.max(head);
-        }
-        let moved = self.tracker.cursors(self.taken_to);
-        Some(std::array::from_fn(|lane| moved[lane].max(self.floor[lane])))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::fetch::Place;
     use crate::model::{OnDead, RetryConf};
     use hyper::{HeaderMap, Uri};
 
-    fn queue(held: Vec<(crate::model::Lane, crate::model::RowHash)>) -> TriggerQueue {
+    fn queue(held: Vec<crate::model::RowHash>) -> TriggerQueue {
         let endpoint = Endpoint {
             trigger_id: Uuid::nil(),
             name: "t".into(),
@@ -398,15 +391,16 @@ mod tests {
             on_dead: OnDead::default(),
             batch: None,
         };
-        let place = Place { floor: [0; LANES as usize], dealt_with: HashSet::new(), held };
-        let mut queue = TriggerQueue::new(1, Ok(Arc::new(endpoint)), place);
+        let (lanes, floor) = (LaneSet::ALL, [0; LANES as usize]);
+        let mut queue = TriggerQueue::new(1, Ok(Arc::new(endpoint)));
+        queue.restart(Place { lanes, floor, dealt_with: HashSet::new(), held }, &[]);
         queue.share_memory(1);
         queue
     }
 
     #[test]
     fn a_trigger_with_too_many_held_rows_leaves_the_log_alone_until_some_are_free() {
-        let mut queue = queue((1..=5_000).map(|row| (0, row)).collect());
+        let mut queue = queue((1..=5_000).collect());
         assert!(queue.wants_read(100).is_none());
         (1..=1_000).for_each(|row| queue.rows.free(row));
         assert!(queue.wants_read(100).is_some());

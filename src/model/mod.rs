@@ -3,6 +3,7 @@
 mod attempt;
 mod batch_conf;
 mod event;
+mod lane_set;
 mod limits;
 mod ordering;
 mod position;
@@ -17,6 +18,7 @@ pub use batch_conf::BatchConf;
 pub use event::{
     Event, EventId, LANES, Lane, Operation, RowHash, derive_event_id, derive_row_hash, lane_of, trigger_lane,
 };
+pub use lane_set::{LaneSet, fair_share};
 pub use limits::{Limits, Rate};
 pub use ordering::{OnDead, Ordering, WHOLE_TRIGGER};
 pub use position::{Lsn, Position, Timestamp};

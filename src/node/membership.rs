@@ -11,6 +11,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{Lease, Moment};
+use crate::model::fair_share;
 use crate::postgres::Settings;
 use crate::queue::{self, Buried, Node, Notice, Peer, Registry};
 
@@ -19,6 +20,10 @@ use crate::queue::{self, Buried, Node, Notice, Peer, Registry};
 pub struct Standing {
     /// How often it was registered: each time but the first, others had taken it for dead.
     pub registrations: u64,
+    /// How many lanes it is to have.
+    pub share: usize,
+    /// Whether other nodes are to have some.
+    pub others_deliver: bool,
 }
 
 /// What the parts of this process need to know of it. The standing changes, or at least is told anew, with each
@@ -129,8 +134,8 @@ impl Membership {
             if judges && peers.iter().any(|peer| self.is_dead(peer)) && self.bury(&registry).await? {
                 continue;
             }
-            // The lease is longer now.
-            self.standing.send_modify(|_| ());
+            // The lease is longer now, and the others may be others.
+            self.standing.send_modify(|standing| self.take_place(standing, &peers, leaving));
             if leaving && !std::mem::replace(&mut told_leaving, true) {
                 self.within(registry.tell(Notice::Lanes)).await?;
             }
@@ -140,6 +145,16 @@ impl Membership {
                 return Ok(());
             }
         }
+    }
+
+    /// Finds this node's place among those that deliver: they come in the order in which they started, for all alike.
+    fn take_place(&self, standing: &mut Standing, peers: &[Peer], leaving: bool) {
+        let is_own = |peer: &&Peer| peer.id == self.node.id;
+        let gone = |peer: &Peer| if peer.id == self.node.id { leaving } else { peer.leaving || is_quiet(peer) };
+        let delivering: Vec<&Peer> = peers.iter().filter(|peer| peer.delivers && !gone(peer)).collect();
+        let place = delivering.iter().position(is_own);
+        standing.share = place.map_or(0, |place| fair_share(place, delivering.len()));
+        standing.others_deliver = delivering.len() > usize::from(place.is_some());
     }
 
     /// Says that this node lives; registers it where it is not.
@@ -192,10 +207,11 @@ impl Membership {
         peer.id != self.node.id && peer.silent > peer.timeout
     }
 
-    /// Not later than the next peer can be taken for dead.
+    /// Not later than the next peer can be taken for quiet or dead.
     fn until_next(&self, peers: &[Peer]) -> Duration {
         let others = peers.iter().filter(|peer| peer.id != self.node.id && !self.is_dead(peer));
-        let soonest = others.map(|peer| peer.timeout.saturating_sub(peer.silent) + Duration::from_millis(1)).min();
+        let limit = |peer: &Peer| if is_quiet(peer) { peer.timeout } else { peer.timeout / 2 };
+        let soonest = others.map(|peer| limit(peer).saturating_sub(peer.silent) + Duration::from_millis(1)).min();
         soonest.map_or(self.between_beats(), |soonest| soonest.min(self.between_beats()))
     }
 
@@ -208,4 +224,10 @@ impl Membership {
         let limit = self.node.timeout;
         Ok(tokio::time::timeout(limit, work).await.map_err(|_| Error::TimedOut(limit))??)
     }
+}
+
+/// Whether it is left out when lanes are shared out. If it was killed, its lanes are free, and there is no need to wait
+/// until it is taken for dead; if it lives, it has them.
+fn is_quiet(peer: &Peer) -> bool {
+    peer.silent > peer.timeout / 2
 }

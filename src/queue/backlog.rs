@@ -7,7 +7,7 @@ use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
 use super::row::{LastSubject, logged};
-use super::{Error, Logged};
+use super::{Error, Floor, Logged};
 
 /// A stretch of the log, and how much of it at most.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Bounds {
     pub rows: i64,
     /// Bytes at most as the log stores them, passed by one row at most.
     pub bytes: i64,
+    /// Each lane's events up to here are left out.
+    pub floor: Floor,
 }
 
 const READ: &str = include_str!("../../sql/backlog_read.sql");
@@ -43,9 +45,8 @@ pub async fn read_backlog(
     source_id: i16,
     bounds: Bounds,
 ) -> Result<Backlog, Error> {
-    let rows = client
-        .query(READ, &[&trigger_id, &source_id, &bounds.after, &bounds.up_to, &bounds.rows, &bounds.bytes])
-        .await?;
+    let Bounds { after, up_to, rows, bytes, floor } = bounds;
+    let rows = client.query(READ, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor.as_slice()]).await?;
     let found: i64 = rows.first().map_or(0, |row| row.get("found"));
     let mut last_subject = LastSubject::default();
     let events: Vec<Logged> = rows
@@ -67,12 +68,13 @@ pub async fn explain_backlog(
     bounds: Bounds,
 ) -> Result<Value, Error> {
     let sql = format!("explain (analyze, buffers, format json) {READ}");
-    let Bounds { after, up_to, rows, bytes } = bounds;
-    let row = client.query_one(&sql, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes]).await?;
+    let Bounds { after, up_to, rows, bytes, floor } = bounds;
+    let row =
+        client.query_one(&sql, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor.as_slice()]).await?;
     Ok(row.get(0))
 }
 
-/// The events after a cursor that are done or deferred.
+/// The events after their lanes' cursors that are done or deferred.
 ///
 /// # Errors
 /// What Postgres said.
@@ -80,9 +82,11 @@ pub async fn dealt_with_after(
     client: &impl GenericClient,
     trigger_id: Uuid,
     source_id: i16,
-    after: i64,
+    floor: &Floor,
 ) -> Result<HashSet<i64>, Error> {
-    let rows = client.query(include_str!("../../sql/attempt_after.sql"), &[&trigger_id, &source_id, &after]).await?;
+    let after = floor.iter().copied().min().unwrap_or(0);
+    let sql = include_str!("../../sql/attempt_after.sql");
+    let rows = client.query(sql, &[&trigger_id, &source_id, &after, &floor.as_slice()]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

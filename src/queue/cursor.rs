@@ -8,6 +8,9 @@ use uuid::Uuid;
 use super::Error;
 use crate::model::{LANES, Lane};
 
+/// A place in the log for each lane. What is not after it is done, or is not this node's to do.
+pub type Floor = [i64; LANES as usize];
+
 /// A lane's new place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CursorMove {
@@ -23,8 +26,8 @@ pub struct CursorMove {
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn read_cursors(client: &impl GenericClient) -> Result<HashMap<Uuid, [i64; LANES as usize]>, Error> {
-    let mut cursors: HashMap<Uuid, [i64; LANES as usize]> = HashMap::new();
+pub async fn read_cursors(client: &impl GenericClient) -> Result<HashMap<Uuid, Floor>, Error> {
+    let mut cursors: HashMap<Uuid, Floor> = HashMap::new();
     for row in client.query(include_str!("../../sql/cursor_read.sql"), &[]).await? {
         let lane: i16 = row.get(1);
         let lanes = cursors.entry(row.get(0)).or_default();

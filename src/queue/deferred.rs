@@ -1,11 +1,12 @@
 //! Events that wait for a time.
 
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::row::{LastSubject, PgTime, logged};
 use super::{Error, Logged};
-use crate::model::{EventId, Lane, RowHash, Timestamp};
+use crate::model::{EventId, LaneSet, RowHash, Timestamp};
 
 /// A deferred event that is due.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct DueRoom {
     pub following: i64,
 }
 
-/// Due events of these triggers, and what may follow them, without the ones in hand.
+/// Due events of these triggers and lanes, and what may follow them, without the ones in hand.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
@@ -44,13 +45,16 @@ pub async fn due(
     room: &[DueRoom],
     now: Timestamp,
     in_hand: &[EventId],
+    lanes: LaneSet,
 ) -> Result<Vec<Deferred>, Error> {
     let column = |of: fn(&DueRoom) -> i64| room.iter().map(of).collect::<Vec<i64>>();
     let triggers: Vec<Uuid> = room.iter().map(|room| room.trigger_id).collect();
     let (due, bytes) = (column(|room| room.due), column(|room| room.bytes));
     let following = column(|room| room.following);
     let sql = include_str!("../../sql/deferred_due.sql");
-    let rows = client.query(sql, &[&triggers, &due, &bytes, &following, &PgTime(now), &in_hand]).await?;
+    let parameters: [&(dyn ToSql + Sync); 7] =
+        [&triggers, &due, &bytes, &following, &PgTime(now), &in_hand, &lanes.numbers()];
+    let rows = client.query(sql, &parameters).await?;
     let mut last_subject = LastSubject::default();
     let mut read = |row: &tokio_postgres::Row| {
         let number: i32 = row.get(3);
@@ -62,7 +66,7 @@ pub async fn due(
     rows.iter().map(&mut read).collect()
 }
 
-/// When the next deferred event of these triggers is due, without the ones in hand.
+/// When the next deferred event of these triggers and lanes is due, without the ones in hand.
 ///
 /// # Errors
 /// What Postgres said.
@@ -70,16 +74,18 @@ pub async fn next_due(
     client: &impl GenericClient,
     triggers: &[Uuid],
     in_hand: &[EventId],
+    lanes: LaneSet,
 ) -> Result<Option<Timestamp>, Error> {
-    let row = client.query_one(include_str!("../../sql/deferred_next.sql"), &[&triggers, &in_hand]).await?;
+    let sql = include_str!("../../sql/deferred_next.sql");
+    let row = client.query_one(sql, &[&triggers, &in_hand, &lanes.numbers()]).await?;
     Ok(row.get::<_, Option<PgTime>>(0).map(|time| time.0))
 }
 
-/// The rows of a trigger in which events wait, with the lane of each.
+/// The rows of a trigger in these lanes in which events wait.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn held_rows(client: &impl GenericClient, trigger_id: Uuid) -> Result<Vec<(Lane, RowHash)>, Error> {
-    let rows = client.query(include_str!("../../sql/deferred_held.sql"), &[&trigger_id]).await?;
-    Ok(rows.iter().map(|row| (row.get::<_, i16>(1) as Lane, row.get(0))).collect())
+pub async fn held_rows(client: &impl GenericClient, trigger_id: Uuid, lanes: LaneSet) -> Result<Vec<RowHash>, Error> {
+    let rows = client.query(include_str!("../../sql/deferred_held.sql"), &[&trigger_id, &lanes.numbers()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -85,6 +85,11 @@ impl FeedSender {
         });
     }
 
+    /// Where the sources' logs end, as it changes.
+    pub fn heads(&self) -> watch::Receiver<Heads> {
+        self.heads.subscribe()
+    }
+
     /// Nothing more will be told of this source: another node may go on.
     pub fn fall_silent(&self, source_id: i16) {
         self.heads.send_modify(|heads| {

@@ -1,35 +1,54 @@
 //! Owning lanes: the right to deliver.
 
+use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
-use super::Error;
-use crate::model::LANES;
-use crate::postgres::Session;
+use super::{Error, Notice, tell};
+use crate::model::{LANES, Lane, LaneSet};
 
-/// What came of trying to own all lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acquired {
-    /// Another session owns some.
-    No,
-    /// All are this session's, and nobody else had any since this node had them last.
-    Again,
-    /// All are this session's; others may have worked on them since.
-    Anew,
+/// Lanes that were got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// All of them.
+    pub lanes: LaneSet,
+    /// Those that this node had last; nobody else had them since.
+    pub untouched: LaneSet,
 }
 
-/// Tries to own every lane, for as long as this session lives. Locks that were got stay with the session also where
-/// others are missing, so that two nodes that try do not both give up: the lower lanes decide.
+/// Tries to own some of these lanes, at most so many, for as long as this session lives. Those that another session
+/// owns are passed over, not waited for.
+///
+/// # Errors
+/// What Postgres said. Lanes may have been noted as this node's all the same.
+pub async fn take_lanes(
+    session: &impl GenericClient,
+    node: Uuid,
+    wanted: LaneSet,
+    most: usize,
+) -> Result<Taken, Error> {
+    let mut lanes = LaneSet::NONE;
+    for lane in wanted.iter() {
+        if lanes.len() >= most {
+            break;
+        }
+        let row = session.query_one(include_str!("../../sql/lane_lock.sql"), &[&i32::from(lane)]).await?;
+        if row.get(0) {
+            lanes.insert(lane);
+        }
+    }
+    if lanes.is_empty() {
+        return Ok(Taken::default());
+    }
+    let untouched = session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await?;
+    let lane = |row: &tokio_postgres::Row| Lane::try_from(row.get::<_, i16>(0)).ok().filter(|lane| *lane < LANES);
+    Ok(Taken { lanes, untouched: untouched.iter().filter_map(lane).collect() })
+}
+
+/// Gives lanes back, and tells the others.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn try_acquire_lanes(session: &Session, node: Uuid, held: &mut u8) -> Result<Acquired, Error> {
-    while *held < LANES {
-        let row = session.query_one(include_str!("../../sql/lane_lock.sql"), &[&i32::from(*held)]).await?;
-        if !row.get::<_, bool>(0) {
-            return Ok(Acquired::No);
-        }
-        *held += 1;
-    }
-    let row = session.query_one(include_str!("../../sql/lane_take.sql"), &[&node]).await?;
-    Ok(if row.get(0) { Acquired::Again } else { Acquired::Anew })
+pub async fn give_back_lanes(session: &impl GenericClient, lanes: LaneSet) -> Result<(), Error> {
+    session.execute(include_str!("../../sql/lane_unlock.sql"), &[&lanes.numbers()]).await?;
+    tell(session, Notice::Lanes).await
 }

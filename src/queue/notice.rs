@@ -18,6 +18,13 @@ pub enum Notice {
     Replays,
     /// A node came or went, or lanes were given back.
     Lanes,
+    /// A source's log has events up to here.
+    Log {
+        /// As `walhook.source.id`.
+        source_id: i16,
+        /// Its last seq.
+        head: i64,
+    },
 }
 
 impl Notice {
@@ -28,16 +35,20 @@ impl Notice {
             "deferred" => Some(Notice::Deferred),
             "replays" => Some(Notice::Replays),
             "lanes" => Some(Notice::Lanes),
-            _ => None,
+            other => {
+                let (source_id, head) = other.strip_prefix("log ")?.split_once(' ')?;
+                Some(Notice::Log { source_id: source_id.parse().ok()?, head: head.parse().ok()? })
+            }
         }
     }
 
-    fn payload(self) -> &'static str {
+    fn payload(self) -> String {
         match self {
-            Notice::Triggers => "triggers",
-            Notice::Deferred => "deferred",
-            Notice::Replays => "replays",
-            Notice::Lanes => "lanes",
+            Notice::Triggers => "triggers".to_owned(),
+            Notice::Deferred => "deferred".to_owned(),
+            Notice::Replays => "replays".to_owned(),
+            Notice::Lanes => "lanes".to_owned(),
+            Notice::Log { source_id, head } => format!("log {source_id} {head}"),
         }
     }
 }

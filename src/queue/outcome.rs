@@ -9,7 +9,7 @@ use super::copy::CopyRows;
 use super::partition::Partitions;
 use super::row::PgTime;
 use super::{Error, cursor};
-use crate::model::{Attempt, EventId, Lane, OnDead, Outcome, RowHash, Timestamp, Verdict};
+use crate::model::{Attempt, EventId, Lane, LaneSet, OnDead, Outcome, RowHash, Timestamp, Verdict};
 use crate::postgres::Session;
 
 /// An event with an attempt that ended.
@@ -89,6 +89,8 @@ pub struct Skipped {
     pub event_id: EventId,
     /// Its trigger.
     pub trigger_id: Uuid,
+    /// Its lane.
+    pub lane: Lane,
     /// Whose later events wait for it.
     pub holds: Option<RowHash>,
 }
@@ -108,6 +110,13 @@ impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.settled.is_empty() && self.parked.is_empty() && self.skipped.is_empty()
+    }
+
+    /// Drops what is not of these lanes.
+    pub fn retain(&mut self, lanes: LaneSet) {
+        self.settled.retain(|settled| lanes.contains(settled.lane));
+        self.parked.retain(|parked| lanes.contains(parked.lane));
+        self.skipped.retain(|skipped| lanes.contains(skipped.lane));
     }
 
     fn freed(&self) -> Vec<(Uuid, RowHash)> {
@@ -165,6 +174,11 @@ impl OutcomeWriter {
     pub async fn new(session: Session) -> Result<Self, Error> {
         let append = session.prepare(include_str!("../../sql/attempt_append.sql")).await?;
         Ok(OutcomeWriter { session, partitions: Partitions::default(), append })
+    }
+
+    /// The session, for taking lanes and giving them back.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Waits until the session ended, which an idle writer does not notice by itself.

@@ -24,9 +24,9 @@ use crate::api::{self, ApiState, Readiness, Secrets, Watched, WatchedSource};
 use crate::capture;
 use crate::delivery::{self, Command, Handle};
 use crate::model::Environment;
-use crate::node::{Member, Membership};
+use crate::node::{self, Member, Membership};
 use crate::postgres::{self, Class, NotReady, Pool, Settings};
-use crate::queue::{self, FeedReceiver};
+use crate::queue::{self, FeedReceiver, Heads};
 use crate::triggers::{Catalogue, SourceInfo};
 
 use self::readiness::follow_sources;
@@ -127,6 +127,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let mut tasks = Tasks::new(stop);
     let (feed, handed_over) = queue::feed();
     let delivery = tasks.start_delivery(&config, queue.clone(), handed_over, member.clone());
+    if config.roles.capture {
+        tasks.start_announcer(queue.clone(), member.clone(), feed.heads());
+    }
     tasks.start_retention(&config);
     let mut catalogues = Vec::new();
     let mut states = Vec::new();
@@ -289,6 +292,16 @@ impl Tasks {
         self.running
             .spawn(async move { ("delivery", Box::pin(delivery::run(parts, stop)).await.map_err(Error::from)) });
         Some(handle)
+    }
+
+    fn start_announcer(&mut self, queue: Pool, member: Member, heads: watch::Receiver<Heads>) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => ("announcer", Ok(())),
+                never = node::announce(queue, member, heads) => match never {},
+            }
+        });
     }
 
     /// A node that only answers the API leaves it to those that fill and empty the log.

@@ -9,6 +9,7 @@ use super::load::Shape;
 use super::statistics::median;
 use super::throughput::{prepare, rate, wait_until_queued, work_off};
 use super::{Plan, say};
+use crate::model::LANES;
 use crate::postgres::Session;
 use crate::queue::{self, Bounds};
 
@@ -111,7 +112,8 @@ impl Reads {
         for _ in 0..READS {
             for place in &mut self.0 {
                 let after = last - i64::try_from(place.behind)?;
-                let bounds = Bounds { after, up_to: last, rows, bytes: READ_BYTES };
+                let floor = [after; LANES as usize];
+                let bounds = Bounds { after, up_to: last, rows, bytes: READ_BYTES, floor };
                 let told = queue::explain_backlog(&**session, trigger_id, source_id, bounds).await?;
                 let count = |name: &str| told[0]["Plan"][name].as_f64().unwrap_or_default();
                 place.pages.push(count("Shared Hit Blocks") + count("Shared Read Blocks"));

@@ -17,9 +17,10 @@ use std::collections::{HashMap, HashSet};
 
 pub(super) use self::answer::Refused;
 pub(super) use self::request::{Ended, most_bytes, send};
+use super::busy::Busy;
 use super::retry::{self, Tried};
 use super::rows::Ready;
-use crate::model::{Attempt, EventId, Outcome, RowHash, Timestamp, Verdict};
+use crate::model::{Attempt, EventId, LaneSet, Outcome, RowHash, Timestamp, Verdict};
 use crate::queue::Settled;
 
 /// Too large.
@@ -73,6 +74,25 @@ impl EventBatch {
     /// As [`Ready::bytes`].
     pub(super) fn bytes(&self) -> usize {
         self.events.iter().map(Ready::bytes).sum()
+    }
+
+    /// The lanes of its events.
+    pub(super) fn lanes(&self) -> LaneSet {
+        self.events.iter().map(|ready| ready.logged.event.lane).collect()
+    }
+
+    /// What the dispatcher remembers of its events.
+    pub(super) fn busy(&self) -> impl Iterator<Item = (EventId, Busy)> {
+        self.events.iter().map(|ready| (ready.logged.id(), Busy::of(ready)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Drops the events of other lanes than these; there may be none left.
+    pub(super) fn retain(&mut self, lanes: LaneSet) {
+        self.events.retain(|ready| lanes.contains(ready.logged.event.lane));
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = EventId> {

@@ -7,8 +7,12 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{EventBatch, Refused};
+use crate::delivery::attempt::unsent;
+use crate::delivery::gate::Gate;
+use crate::delivery::http::Body;
 use crate::delivery::pause::Gone;
 use crate::delivery::rows::Ready;
+use crate::delivery::tenure::Terms;
 use crate::delivery::{Client, Endpoint, payload, remarks};
 use crate::model::{Outcome, Subject, Timestamp};
 use crate::pgoutput::write_string;
@@ -36,6 +40,8 @@ pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) started: Instant,
     pub(in crate::delivery) started_at: Timestamp,
     pub(in crate::delivery) duration_micros: i64,
+    /// Nothing was sent: lanes of it are another node's, or were.
+    pub(in crate::delivery) withdrawn: bool,
 }
 
 /// Makes the request. The events' rows stay in memory with the body, as they may have to be sent in another way.
@@ -44,14 +50,20 @@ pub(in crate::delivery) async fn send(
     endpoint: Arc<Endpoint>,
     gone: Gone,
     batch: EventBatch,
+    (gate, terms): (&Gate, &Terms),
 ) -> Ended {
     let (started_at, started) = (Timestamp::now(), Instant::now());
     let headers = HeaderMap::from_iter([(COUNT, HeaderValue::from(batch.len()))]);
-    let (outcome, answer) = client.post_and_read(&endpoint, body(&endpoint, &batch.events), headers).await;
+    let body = body(&endpoint, &batch.events);
+    let withdrawn = !gate.pass_all(batch.lanes(), terms).await;
+    let (outcome, answer) = match withdrawn {
+        true => (unsent(), Body::default()),
+        false => client.post_and_read(&endpoint, body, headers).await,
+    };
     let refused = Refused::read(&outcome, &answer, batch.ids());
     let duration_micros = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
     let was_gone = gone.note(&outcome);
-    Ended { batch, endpoint, outcome, refused, was_gone, started, started_at, duration_micros }
+    Ended { batch, endpoint, outcome, refused, was_gone, started, started_at, duration_micros, withdrawn }
 }
 
 /// An array of what each event's own request would have said.

@@ -9,12 +9,14 @@ use crate::delivery::attempt::EndedRequest;
 use crate::delivery::batch;
 use crate::delivery::breaker::{self, Sign};
 use crate::delivery::failures::reason;
+use crate::delivery::tenure::Terms;
 use crate::delivery::trigger_queue::batching::{NextBatch, bytes_under_way};
 
 impl Dispatcher {
     /// Requests under way, or whose outcome is to be recorded; an event of a batch that ended counts by itself.
     pub(super) fn busy_requests(&self) -> usize {
-        self.busy.len() - self.busy_beside
+        // Events of lanes that were lost are forgotten before their requests end.
+        self.busy.len().saturating_sub(self.busy_beside)
     }
 
     /// A trigger's turn. Gives whether it has more to send and only the others' part of all is left.
@@ -32,14 +34,14 @@ impl Dispatcher {
             match queue.next_batch(Instant::now()) {
                 NextBatch::Send(batch, endpoint) => {
                     let (gone, probe) = (queue.pause.gone(), is_probe.then(|| batch.first_id()));
-                    self.busy.extend(batch.ids());
+                    self.busy.extend(batch.busy());
                     self.busy_beside += batch.len() - 1;
                     self.budget.taken().add(bytes_under_way(&batch));
-                    let (client, ended, tenure) = (self.client.clone(), self.ended_sender.clone(), self.tenure);
-                    let url = endpoint.url.clone();
+                    let (client, ended, gate) = (self.client.clone(), self.ended_sender.clone(), self.gate.clone());
+                    let (url, terms) = (endpoint.url.clone(), *self.lanes.terms());
                     tokio::spawn(async move {
-                        let request = batch::send(&client, endpoint, gone, batch).await;
-                        drop(ended.send((tenure, EndedRequest::Batch(request))));
+                        let request = batch::send(&client, endpoint, gone, batch, (&gate, &terms)).await;
+                        drop(ended.send(EndedRequest::Batch(terms, request)));
                     });
                     if let Some(event_id) = probe {
                         self.on_probe(&url, event_id);
@@ -69,23 +71,22 @@ impl Dispatcher {
         }
     }
 
-    /// `tenure` is that of the request's start.
-    pub(super) fn on_batch_ended(&mut self, tenure: u64, ended: batch::Ended) {
+    /// `terms` are those of the request's start.
+    pub(super) fn on_batch_ended(&mut self, terms: &Terms, mut ended: batch::Ended) {
         let counts = self.judge_batch(&ended);
         self.budget.taken().remove(bytes_under_way(&ended.batch));
-        if tenure != self.tenure {
-            return;
-        }
         self.busy_beside -= ended.batch.len() - 1;
+        let kept = self.lanes.terms().same(terms);
         let (id, longest_retry_after_sec) = (ended.endpoint.trigger_id, self.longest_retry_after.as_secs());
         let Some(queue) = self.triggers.get_mut(&id) else {
             // It was deleted, and its events with it.
+            ended.batch.retain(kept);
             for event in ended.batch.ids() {
                 self.busy.remove(&event);
             }
             return;
         };
-        let (settled, over) = queue.batch_ended(ended, counts, longest_retry_after_sec);
+        let (settled, over) = queue.batch_ended(ended, kept, counts, longest_retry_after_sec);
         for event in over {
             self.busy.remove(&event);
         }
@@ -99,6 +100,10 @@ impl Dispatcher {
 
     /// Tells the endpoint's breaker, for which a batch is one event. Gives whether a failure is one of the events' own.
     fn judge_batch(&mut self, ended: &batch::Ended) -> bool {
+        if ended.withdrawn {
+            self.outages.withdrawn(&ended.endpoint.url, ended.batch.first_id(), Instant::now());
+            return false;
+        }
         let attempt = breaker::Ended {
             event_id: ended.batch.first_id(),
             sign: Sign::of(&ended.outcome, &ended.endpoint.retry_conf, self.longest_retry_after),

@@ -54,8 +54,8 @@ impl Dispatcher {
             return;
         }
         while let Some(logged) = held.events.peek() {
-            let deliver_at = logged.event.deliver_at;
-            if deliver_at.is_none() && self.is_worth_waiting_for(logged.event.trigger_id, held.until) {
+            let (deliver_at, is_taken) = (logged.event.deliver_at, self.lanes.take(logged.event.lane));
+            if deliver_at.is_none() && is_taken && self.is_worth_waiting_for(logged.event.trigger_id, held.until) {
                 self.held = Some(held);
                 return;
             }
@@ -84,6 +84,9 @@ impl Dispatcher {
         }
         self.heads.0.insert(logged.source_id, logged.seq);
         let id = logged.event.trigger_id;
+        if !self.lanes.take(logged.event.lane) {
+            return;
+        }
         let Some(queue) = self.triggers.get_mut(&id) else { return };
         queue.offer(logged, at);
         self.look_for_reads |= !queue.is_live();

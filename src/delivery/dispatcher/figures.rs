@@ -4,11 +4,10 @@ use super::Dispatcher;
 use crate::delivery::figures::{Figures, Meter, TriggerFigures};
 use crate::delivery::outages::Flow;
 use crate::delivery::trigger_queue::TriggerQueue;
-use crate::model::LANES;
 
 impl Dispatcher {
     pub(super) fn figures(&self) -> Figures {
-        let lanes = if self.owner { LANES } else { 0 };
+        let lanes = self.lanes.count();
         let of_trigger = |queue: &TriggerQueue| {
             let Meter { source, trigger, counts } = queue.meter.clone();
             let url = queue.endpoint.as_ref().ok().map(|endpoint| &endpoint.url);

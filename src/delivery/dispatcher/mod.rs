@@ -4,6 +4,7 @@ mod batching;
 mod feeding;
 mod figures;
 mod holding;
+mod lanes;
 mod reactions;
 mod starts;
 mod stopping;
@@ -19,9 +20,12 @@ use tracing::error;
 use uuid::Uuid;
 
 use self::feeding::Held;
+use self::lanes::Lanes;
 use super::attempt::EndedRequest;
 use super::budget::Budget;
+use super::busy::Busy;
 use super::fetch::Fetched;
+use super::gate::Gate;
 use super::outages::Outages;
 use super::recorder::{Recorder, Report, Work};
 use super::trigger_queue::TriggerQueue;
@@ -40,8 +44,8 @@ const TURN: usize = 16;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
 /// Behind every hint there is a slow look, because a hint may have gone to another process.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Where a source is not captured in this process, the end of its log is only known by asking.
-const HEAD_INTERVAL: Duration = Duration::from_millis(500);
+/// Where a source is not captured in this process, the end of its log is told by NOTIFY, or else known by asking.
+const HEAD_INTERVAL: Duration = Duration::from_secs(2);
 const HEAD_INTERVAL_TOLD: Duration = LOOK_INTERVAL;
 const READS: usize = 3;
 /// For so long after the start hand-overs wait for the lanes and the triggers, which are a moment away unless another
@@ -74,7 +78,9 @@ pub(super) struct Dispatcher {
     member: Member,
     /// Whether the recorder has something in hand.
     recording: bool,
-    /// Whether the lanes are ours: nothing is started otherwise.
+    lanes: Lanes,
+    gate: Gate,
+    /// Whether lanes are ours and the queues know it: nothing is started otherwise.
     owner: bool,
     triggers: HashMap<Uuid, TriggerQueue>,
     /// Until when hand-overs wait for the first load; `None` once it was.
@@ -84,7 +90,7 @@ pub(super) struct Dispatcher {
     in_turns: HashSet<Uuid>,
     heads: Heads,
     /// From the start of a request until its outcome is durable.
-    busy: HashSet<EventId>,
+    busy: HashMap<EventId, Busy>,
     /// Of those, the events in requests that are under way beside the first one of each.
     busy_beside: usize,
     /// The most of the others: what a crash may send again.
@@ -93,10 +99,8 @@ pub(super) struct Dispatcher {
     budget: Budget,
     /// Triggers whose rate allows no request before then.
     paced: BTreeSet<(Instant, Uuid)>,
-    /// Counts how often the lanes were got after others may have had them.
-    tenure: u64,
-    ended: mpsc::UnboundedReceiver<(u64, EndedRequest)>,
-    ended_sender: mpsc::UnboundedSender<(u64, EndedRequest)>,
+    ended: mpsc::UnboundedReceiver<EndedRequest>,
+    ended_sender: mpsc::UnboundedSender<EndedRequest>,
     /// To be recorded.
     unrecorded: Batch,
     /// Whether a trigger may have events to be parked.
@@ -133,14 +137,8 @@ impl Dispatcher {
         // Its length is bounded by the requests under way.
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let (database, member) = (parts.database, parts.member);
-        let recorder = Recorder {
-            database,
-            member: member.clone(),
-            tenure: 0,
-            anew: false,
-            work: work_receiver,
-            reports: report_sender,
-        };
+        let gate = Gate::new(&member);
+        let recorder = Recorder::new(database, member.clone(), work_receiver, report_sender, gate.clone());
         Dispatcher {
             pool: parts.pool,
             client,
@@ -155,18 +153,19 @@ impl Dispatcher {
             reports,
             member,
             recording: false,
+            lanes: Lanes::default(),
+            gate,
             owner: false,
             triggers: HashMap::new(),
             starts_until: Some(Instant::now() + START),
             turns: VecDeque::new(),
             in_turns: HashSet::new(),
             heads: Heads::default(),
-            busy: HashSet::new(),
+            busy: HashMap::new(),
             busy_beside: 0,
             max_busy: (2 * parts.max_in_flight).max(parts.max_in_flight + TURN),
             budget: Budget::new(parts.max_in_flight),
             paced: BTreeSet::new(),
-            tenure: 0,
             ended,
             ended_sender,
             unrecorded: Batch::default(),
@@ -211,7 +210,10 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 Some(report) = self.reports.recv() => self.on_report(report),
                 // With each heartbeat the lease was renewed.
-                Ok(()) = self.member.standing.changed() => {}
+                Ok(()) = self.member.standing.changed() => {
+                    let share = self.member.standing.borrow_and_update().share;
+                    self.lanes.set_share(share);
+                }
                 _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|ended| self.on_ended(ended)),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
@@ -236,6 +238,7 @@ impl Dispatcher {
     /// Starts whatever can be started now.
     fn advance(&mut self) {
         self.take_held();
+        self.change_lanes();
         if self.owner {
             self.start_reads();
             self.wake();
@@ -244,7 +247,9 @@ impl Dispatcher {
             }
             self.tell_down();
         }
-        self.start_recording();
+        if !self.lanes.are_changing() {
+            self.start_recording();
+        }
     }
 
     fn due_at(&self) -> Option<Instant> {

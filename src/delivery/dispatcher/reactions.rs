@@ -1,16 +1,17 @@
 //! What the dispatcher does with what it is told.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Dispatcher;
 use crate::delivery::attempt::{Ended, EndedRequest};
 use crate::delivery::fetch::{Fetched, Loaded};
+use crate::delivery::limiter::Load;
 use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
 use crate::delivery::{Command, Endpoint};
@@ -20,37 +21,18 @@ use crate::queue::{Batch, Deferred, LiveTrigger, Settled, Skipped};
 impl Dispatcher {
     pub(super) fn on_report(&mut self, report: Report) {
         match report {
-            Report::Owned { anew } => {
-                info!("this node delivers");
-                self.owner = true;
-                if anew {
-                    self.forget();
-                }
-                self.start_load();
-                self.start_heads();
+            Report::Got { session, owned, terms } => self.on_got(session, owned, terms),
+            Report::Lost => self.on_lost(),
+            Report::GivenBack(lanes) => {
+                self.recording = false;
+                self.on_given_back(lanes);
             }
-            Report::Lost => self.owner = false,
             Report::Recorded { batch, still_held } => {
                 self.recording = false;
                 self.on_recorded(&batch, &still_held.into_iter().collect());
             }
             Report::CursorsWritten => self.recording = false,
         }
-    }
-
-    /// Others may have delivered meanwhile: what is known of the log, or is being read of it, is void, and nothing that
-    /// comes of requests of that time may be recorded.
-    fn forget(&mut self) {
-        self.triggers.clear();
-        self.busy.clear();
-        self.busy_beside = 0;
-        self.unrecorded = Batch::default();
-        self.recording = false;
-        self.tenure += 1;
-        self.fetches = JoinSet::new();
-        (self.reading, self.due_running, self.heads_running) = (0, false, false);
-        (self.loading, self.load_again) = (false, false);
-        self.waiters_of_next_load.append(&mut self.loaded_waiters);
     }
 
     fn on_recorded(&mut self, batch: &Batch, still_held: &HashSet<(Uuid, RowHash)>) {
@@ -99,16 +81,22 @@ impl Dispatcher {
         }
     }
 
-    /// `tenure` is that of the request's start.
-    pub(super) fn on_ended(&mut self, (tenure, ended): (u64, EndedRequest)) {
-        let mut ended = match ended {
-            EndedRequest::Single(ended) => ended,
-            EndedRequest::Batch(ended) => return self.on_batch_ended(tenure, ended),
+    pub(super) fn on_ended(&mut self, ended: EndedRequest) {
+        let (term, mut ended) = match ended {
+            EndedRequest::Single(term, ended) => (term, ended),
+            EndedRequest::Batch(terms, ended) => return self.on_batch_ended(&terms, ended),
         };
-        self.judge(&mut ended);
-        let Ended { settled, started_at, size, .. } = ended;
+        if ended.withdrawn {
+            self.outages.withdrawn(&ended.endpoint.url, ended.settled.event_id, Instant::now());
+        } else {
+            self.judge(&mut ended);
+        }
+        let Ended { settled, started_at, size, withdrawn, .. } = ended;
         self.budget.taken().remove(size);
-        if tenure != self.tenure {
+        if withdrawn || term != self.lanes.terms().of(settled.lane) {
+            if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
+                queue.limiter.ended(Load::of(&settled.attempt.outcome), size, started_at, Instant::now());
+            }
             return;
         }
         if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
@@ -133,10 +121,13 @@ impl Dispatcher {
             Command::IsInFlight(event, answer) => {
                 // One that was fetched because it is due is as good as sent.
                 let fetched = || self.triggers.values().any(|queue| queue.hand.has(event));
-                let _ = answer.send(self.busy.contains(&event) || fetched());
+                let _ = answer.send(self.busy.contains_key(&event) || fetched());
             }
             Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
             Command::Figures(answer) => drop(answer.send(self.figures())),
+            // The feed tells of its own sources, and brings the events.
+            Command::LogGrew(source_id, head) if !self.is_told(source_id) => self.on_head(source_id, head),
+            Command::LogGrew(..) => {}
         }
     }
 
@@ -168,6 +159,7 @@ impl Dispatcher {
             Fetched::CatalogueFailed => {
                 self.loading = false;
                 self.waiters_of_next_load.append(&mut self.loaded_waiters);
+                self.lanes.load_again();
                 self.start_load();
             }
             Fetched::Heads(heads) => {
@@ -190,10 +182,10 @@ impl Dispatcher {
             let id = deferred.logged.event.trigger_id;
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
             if deferred.skipped {
-                let (event_id, holds) = (deferred.logged.id(), deferred.holds);
+                let (event_id, lane, holds) = (deferred.logged.id(), deferred.logged.event.lane, deferred.holds);
                 // Not to be sent; perhaps it is known already.
                 if queue.hand.take(event_id, false) {
-                    self.unrecorded.skipped.push(Skipped { event_id, trigger_id: id, holds });
+                    self.unrecorded.skipped.push(Skipped { event_id, trigger_id: id, lane, holds });
                 }
                 continue;
             }
@@ -210,18 +202,28 @@ impl Dispatcher {
         self.loading = false;
         self.starts_until = None;
         answer(&mut self.loaded_waiters);
+        let moves = self.lanes.are_loading();
+        let under_way = if moves { self.under_way() } else { HashMap::new() };
         let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
         for Loaded { trigger: LiveTrigger { source_id, trigger, paused }, place } in loaded {
             let endpoint = Endpoint::resolve(&trigger, &self.environment).map(Arc::new);
+            let carried = under_way.get(&trigger.id).map_or(&[][..], Vec::as_slice);
             match (self.triggers.get_mut(&trigger.id), place) {
-                (Some(queue), _) => queue.set_endpoint(endpoint),
+                (Some(queue), place) => {
+                    queue.set_endpoint(endpoint);
+                    if let Some(place) = place.filter(|_| moves) {
+                        queue.restart(place, carried);
+                    }
+                }
                 (None, Some(place)) => {
                     if let Err(reason) = &endpoint {
                         let name = &trigger.definition.name;
                         warn!(trigger = name, "its events wait: {reason}; set it and start walhook again");
                     }
-                    self.triggers.insert(trigger.id, TriggerQueue::new(source_id, endpoint, place));
+                    let mut queue = TriggerQueue::new(source_id, endpoint);
+                    queue.restart(place, carried);
+                    self.triggers.insert(trigger.id, queue);
                 }
                 // Dropped between the question and the answer: the next load asks for its place.
                 (None, None) => self.load_again = true,
@@ -243,6 +245,9 @@ impl Dispatcher {
         self.triggers.values_mut().for_each(|queue| queue.share_memory(triggers));
         self.look_for_reads = true;
         self.next_due = Some(Timestamp::now());
+        if moves {
+            self.changed_lanes();
+        }
         if self.load_again || !self.waiters_of_next_load.is_empty() {
             self.start_load();
         }

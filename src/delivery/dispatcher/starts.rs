@@ -1,10 +1,13 @@
 //! What the dispatcher starts: attempts, reads, recordings.
 
+use std::collections::HashSet;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, READS, TURN};
-use crate::delivery::attempt::{EndedRequest, attempt};
+use crate::delivery::attempt::{EndedRequest, Permit, attempt};
+use crate::delivery::busy::Busy;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
 use crate::delivery::trigger_queue::TriggerQueue;
@@ -28,17 +31,19 @@ impl Dispatcher {
                 is_allowed = self.budget.allows(queue.limiter.under_way(), triggers);
                 let is_probe = queue.is_probing();
                 let Some((ready, endpoint)) = is_allowed.then(|| queue.next()).flatten() else { break };
-                self.busy.insert(ready.logged.id());
+                self.busy.insert(ready.logged.id(), Busy::of(&ready));
                 self.budget.taken().add(ready.bytes());
                 if is_probe {
                     probe = Some((endpoint.url.clone(), ready.logged.id()));
                 }
                 let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
-                let (tenure, longest_retry_after_sec) = (self.tenure, self.longest_retry_after.as_secs());
+                let term = self.lanes.terms().of(ready.logged.event.lane);
+                let permit = Permit { gate: self.gate.clone(), term };
+                let longest_retry_after_sec = self.longest_retry_after.as_secs();
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    let request = attempt(&client, endpoint, gone, ready, longest_retry_after_sec).await;
-                    drop(ended.send((tenure, EndedRequest::Single(request))));
+                    let request = attempt(&client, endpoint, gone, ready, &permit, longest_retry_after_sec).await;
+                    drop(ended.send(EndedRequest::Single(permit.term, request)));
                 });
                 if is_probe {
                     break;
@@ -122,7 +127,7 @@ impl Dispatcher {
             if batch.is_empty() {
                 return;
             }
-            Work::Outcomes { tenure: self.tenure, batch }
+            Work::Outcomes { terms: *self.lanes.terms(), batch }
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();
             if moves.is_empty() {
@@ -154,21 +159,23 @@ impl Dispatcher {
     }
 
     pub(super) fn start_load(&mut self) {
-        if !self.owner {
+        if !self.lanes.are_owned() {
             // A node that only stands by has nothing to load; whoever asked need not wait.
             super::reactions::answer(&mut self.waiters_of_next_load);
-            return;
-        }
-        if self.loading {
+        } else if self.loading || self.lanes.are_changing() {
             self.load_again = true;
-            return;
+        } else {
+            self.load(self.triggers.keys().copied().collect());
         }
+    }
+
+    /// Loads the triggers, and where those go on that are not known.
+    pub(super) fn load(&mut self, known: HashSet<Uuid>) {
         self.loading = true;
         self.load_again = false;
         self.loaded_waiters.append(&mut self.waiters_of_next_load);
         self.triggers.values_mut().for_each(|queue| queue.pause.load_starts());
-        let known = self.triggers.keys().copied().collect();
-        self.fetches.spawn(fetch::catalogue(self.pool.clone(), known));
+        self.fetches.spawn(fetch::catalogue(self.pool.clone(), known, self.lanes.active()));
     }
 
     pub(super) fn start_heads(&mut self) {
@@ -178,10 +185,14 @@ impl Dispatcher {
         }
     }
 
-    /// The feed tells the ends of the sources that this process captures; only for others they are asked for often.
+    /// Whether the feed tells the end of this source's log, which is captured in this process then.
+    pub(super) fn is_told(&self, source_id: i16) -> bool {
+        self.feed.as_ref().is_some_and(|feed| feed.tells(source_id))
+    }
+
+    /// For sources that the feed tells nothing of, the ends of the log are asked for more often.
     pub(super) fn look_at_heads(&mut self) {
-        let untold = |queue: &TriggerQueue| !self.feed.as_ref().is_some_and(|feed| feed.tells(queue.source_id));
-        if Instant::now() >= self.heads_at || self.triggers.values().any(untold) {
+        if Instant::now() >= self.heads_at || self.triggers.values().any(|queue| !self.is_told(queue.source_id)) {
             self.start_heads();
         }
     }
@@ -197,6 +208,6 @@ impl Dispatcher {
         }
         let in_hand = self.triggers.values().flat_map(|queue| queue.hand.events()).collect();
         self.due_running = true;
-        self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand));
+        self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand, self.lanes.active()));
     }
 }

@@ -10,8 +10,8 @@ use crate::delivery::Endpoint;
 use crate::delivery::batch::{self, Answered, EventBatch, Next};
 use crate::delivery::limiter::Load;
 use crate::delivery::outages::Flow;
-use crate::delivery::rows::Full;
-use crate::model::{BatchConf, EventId, Outcome, Timestamp, Verdict};
+use crate::delivery::rows::{Full, Ready};
+use crate::model::{BatchConf, EventId, LaneSet, Outcome, Timestamp, Verdict};
 use crate::queue::Settled;
 
 /// A webhook that refuses batch after batch is not worth a line each time.
@@ -97,10 +97,12 @@ impl TriggerQueue {
     }
 
     /// A request with several events ended. Gives what is to be recorded, and the events that it is over for without a
-    /// record. `counts`: as in [`Settled`].
+    /// record. `kept`: the lanes that were ours all the while; what was of others is forgotten already. What is of
+    /// lanes that are not to be sent in any more is left to the next owner. `counts`: as in [`Settled`].
     pub(in crate::delivery) fn batch_ended(
         &mut self,
         ended: batch::Ended,
+        kept: LaneSet,
         counts: bool,
         longest_retry_after_sec: u64,
     ) -> (Vec<Settled>, Vec<EventId>) {
@@ -110,20 +112,17 @@ impl TriggerQueue {
         let events = ended.batch.len();
         let asked_for = ended.endpoint.batch.map_or(1, |conf| conf.max_events as usize);
         self.learnt.note(&ended.batch, &ended.outcome, asked_for);
-        let batch = match ended.batch.next(&ended.outcome) {
-            Next::Settle(batch) => batch,
-            Next::Anew { batches, back } => {
-                self.say_refused(&ended.outcome, events);
-                let back_ids = back.iter().map(|ready| ready.logged.id());
-                let ids = batches.iter().flat_map(EventBatch::ids).chain(back_ids).collect();
-                self.rows.put_back(back);
-                self.rows.send_anew(batches.into_iter());
-                if !self.is_batched() || self.flow != Flow::Free {
-                    self.rows.scatter();
+        let mut batch = match (ended.withdrawn, ended.batch) {
+            (true, batch) => return (Vec::new(), self.again(vec![batch], Vec::new(), kept)),
+            (false, batch) => match batch.next(&ended.outcome) {
+                Next::Settle(batch) => batch,
+                Next::Anew { batches, back } => {
+                    self.say_refused(&ended.outcome, events);
+                    return (Vec::new(), self.again(batches, back, kept));
                 }
-                return (Vec::new(), ids);
-            }
+            },
         };
+        batch.retain(kept);
         let answered = Answered {
             outcome: &ended.outcome,
             refused: &ended.refused,
@@ -135,8 +134,7 @@ impl TriggerQueue {
         };
         let settlement = batch::settle(batch, &ended.endpoint, &answered, longest_retry_after_sec);
         self.note_settled(&settlement.settled, &ended.outcome);
-        let back = settlement.back.iter().map(|ready| ready.logged.id()).collect();
-        self.rows.put_back(settlement.back);
+        let back = self.take_back(settlement.back, kept);
         for settled in &settlement.settled {
             self.drop_behind(settled);
             if let Some(row) = settled.lock {
@@ -148,6 +146,29 @@ impl TriggerQueue {
             }
         }
         (settlement.settled, back)
+    }
+
+    /// These are to be sent in another way, and those as if they had not been. Gives them all.
+    fn again(&mut self, mut batches: Vec<EventBatch>, back: Vec<Ready>, kept: LaneSet) -> Vec<EventId> {
+        batches.iter_mut().for_each(|batch| batch.retain(kept));
+        let mut ids: Vec<EventId> = batches.iter().flat_map(EventBatch::ids).collect();
+        ids.extend(self.take_back(back, kept));
+        batches.iter_mut().for_each(|batch| batch.retain(self.lanes));
+        batches.retain(|batch| !batch.is_empty());
+        self.rows.send_anew(batches.into_iter());
+        if !self.is_batched() || self.flow != Flow::Free {
+            self.rows.scatter();
+        }
+        ids
+    }
+
+    /// Takes events of batches back. Gives them all.
+    fn take_back(&mut self, mut back: Vec<Ready>, kept: LaneSet) -> Vec<EventId> {
+        back.retain(|ready| kept.contains(ready.logged.event.lane));
+        let ids = back.iter().map(|ready| ready.logged.id()).collect();
+        back.retain(|ready| self.lanes.contains(ready.logged.event.lane));
+        self.rows.put_back(back);
+        ids
     }
 
     fn note_settled(&mut self, settled: &[Settled], outcome: &Outcome) {

@@ -1,0 +1,143 @@
+//! Which lanes are this node's, and since when. An outcome may be recorded only as long as its lane was not given away
+//! or lost since its request began, also where the lane came back meanwhile. No I/O.
+
+use crate::model::{LANES, Lane, LaneSet};
+use crate::queue::Taken;
+
+/// Counts for each lane how often this node got it after others may have had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms([u64; LANES as usize]);
+
+impl Terms {
+    /// That of a lane.
+    pub(super) fn of(&self, lane: Lane) -> u64 {
+        self.0[usize::from(lane % LANES)]
+    }
+
+    fn begin(&mut self, lanes: LaneSet) {
+        lanes.iter().for_each(|lane| self.0[usize::from(lane)] += 1);
+    }
+
+    /// The lanes whose terms are the same.
+    pub(super) fn same(&self, other: &Terms) -> LaneSet {
+        LaneSet::ALL.iter().filter(|lane| self.of(*lane) == other.of(*lane)).collect()
+    }
+}
+
+/// The lanes of whoever has the session that owns them.
+#[derive(Debug, Default)]
+pub(super) struct Tenure {
+    owned: LaneSet,
+    /// Owned until the session ended. Those that nobody else had when this node has lanes again are as if never lost.
+    lost: LaneSet,
+    /// Lanes were asked for, and what came of it is not known.
+    asked: bool,
+    terms: Terms,
+}
+
+impl Tenure {
+    /// The lanes that are owned.
+    pub(super) fn owned(&self) -> LaneSet {
+        self.owned
+    }
+
+    /// Their terms.
+    pub(super) fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Lanes are asked for. Unless `took` follows, they may have been noted as this node's, so that whose they were
+    /// before cannot be told any more.
+    pub(super) fn asks(&mut self) {
+        self.asked = true;
+    }
+
+    /// Lanes were got, or none.
+    pub(super) fn took(&mut self, taken: Taken) {
+        self.asked = false;
+        if taken.lanes.is_empty() {
+            return;
+        }
+        let kept = taken.lanes.and(taken.untouched).and(self.lost);
+        self.terms.begin(taken.lanes.or(self.lost).without(kept));
+        self.owned = self.owned.or(taken.lanes);
+        self.lost = LaneSet::NONE;
+    }
+
+    /// The session ended, and with it all locks.
+    pub(super) fn session_ended(&mut self) {
+        if std::mem::take(&mut self.asked) {
+            self.terms.begin(std::mem::take(&mut self.lost));
+        }
+        self.lost = self.lost.or(std::mem::take(&mut self.owned));
+    }
+
+    /// Lanes were given back.
+    pub(super) fn gave_back(&mut self, lanes: LaneSet) {
+        self.owned = self.owned.without(lanes);
+    }
+
+    /// The lanes that are still in the terms of then.
+    pub(super) fn still(&self, then: &Terms) -> LaneSet {
+        self.owned.and(self.terms.same(then))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes<const N: usize>(numbers: [Lane; N]) -> LaneSet {
+        numbers.into_iter().collect()
+    }
+
+    fn taken(got: LaneSet, untouched: LaneSet) -> Taken {
+        Taken { lanes: got, untouched }
+    }
+
+    fn owner_of(got: LaneSet) -> (Tenure, Terms) {
+        let mut tenure = Tenure::default();
+        tenure.took(taken(got, LaneSet::NONE));
+        let then = tenure.terms();
+        (tenure, then)
+    }
+
+    #[test]
+    fn a_lane_that_nobody_else_had_outlives_its_session() {
+        let (mut tenure, then) = owner_of(lanes([1, 2, 3]));
+        assert_eq!(tenure.still(&then), lanes([1, 2, 3]));
+        tenure.session_ended();
+        assert_eq!(tenure.still(&then), LaneSet::NONE);
+        tenure.took(Taken::default());
+        // 2 was another node's meanwhile, 3 still is.
+        tenure.took(taken(lanes([1, 2]), lanes([1])));
+        assert_eq!(tenure.still(&then), lanes([1]));
+        tenure.took(taken(lanes([3]), lanes([3])));
+        assert_eq!(tenure.still(&then), lanes([1]), "what was known of it was forgotten");
+        assert_eq!(tenure.still(&tenure.terms()), lanes([1, 2, 3]));
+    }
+
+    #[test]
+    fn a_lane_that_was_given_back_and_came_back_is_another() {
+        let (mut tenure, then) = owner_of(lanes([1, 2]));
+        tenure.gave_back(lanes([2]));
+        assert_eq!(tenure.still(&then), lanes([1]));
+        tenure.took(taken(lanes([2]), lanes([2])));
+        assert_eq!(tenure.still(&then), lanes([1]));
+    }
+
+    #[test]
+    fn nothing_is_kept_once_it_is_not_known_who_had_the_lanes() {
+        let (mut tenure, then) = owner_of(lanes([1, 2]));
+        tenure.session_ended();
+        tenure.asks();
+        tenure.session_ended();
+        tenure.took(taken(lanes([1, 2]), lanes([1, 2])));
+        assert_eq!(tenure.still(&then), LaneSet::NONE);
+        // The session that got them failed before anybody was told.
+        let told = tenure.terms();
+        tenure.session_ended();
+        tenure.took(taken(lanes([1, 2]), lanes([1, 2])));
+        assert_eq!((tenure.still(&then), tenure.still(&told)), (LaneSet::NONE, lanes([1, 2])));
+    }
+}
