@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::found::{Arrival, Attempt, Event, Found, events_of, id};
 use crate::model::{Expected, Truth};
 use crate::order::check_order;
-use crate::repairs::{Asked, Repairs};
+use crate::repairs::{Asked, AskedOfAll, Repairs};
 use crate::watch::Look;
 
 /// Events under way or not recorded yet: what one crash may send again, as the README promises.
@@ -164,7 +164,7 @@ pub fn check(truth: &Truth, found: &Found, repairs: &Repairs, looks: &[Look], da
     }
     check_acknowledged(ends, looks);
     check_requests(found);
-    ledger.replays = check_replays(found);
+    ledger.replays = check_replays(found, &asked);
     let most = damage.interruptions() * IN_FLIGHT;
     assert!(ledger.duplicates <= most, "{} duplicates, at most {most} were in flight", ledger.duplicates);
     ledger
@@ -278,16 +278,16 @@ fn check_arrivals(
     unrecorded
 }
 
-/// A replay sends each event of its stretch once more, but for those that it found waiting anyway. Gives how many were
-/// done.
-fn check_replays(found: &Found) -> usize {
+/// A replay sends each event of its stretch once more, but for those that it found waiting anyway, or that were skipped
+/// then. Gives how many were done.
+fn check_replays(found: &Found, asked: &AskedOfAll) -> usize {
     let done = found.replays.iter().filter(|replay| replay.state == "done");
     for replay in done.clone() {
         assert_eq!(replay.queued + replay.skipped, replay.events, "{replay:?}");
         let is_in = |event: &&Event| event.committed_at >= replay.from_time && event.seq <= replay.to_seq;
         let is_left_out = |event: &&Event| {
             let is_after = |attempt: &Attempt| attempt.ended + CLOCKS_APART >= replay.requested_at;
-            !found.attempts(event.id).iter().any(is_after)
+            asked.skips_of(event.id).is_empty() && !found.attempts(event.id).iter().any(is_after)
         };
         let events = found.events.get(&replay.trigger).map_or(&[][..], Vec::as_slice).iter().filter(is_in);
         // Some may have been dropped from the log before.
