@@ -18,8 +18,8 @@ use crate::queue::{self, Batch, CursorMove, OutcomeWriter, Purpose};
 /// What the dispatcher hands over; one thing at a time. Each is answered by one report.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// What became of events, and the terms in which their requests began.
-    Outcomes { terms: Terms, batch: Batch },
+    /// What became of events, and the terms in which their requests began. `lanes`: those in which events are sent.
+    Outcomes { terms: Terms, lanes: LaneSet, batch: Batch },
     /// Places the cursors moved to.
     Cursors(Vec<CursorMove>),
     /// Lanes to be given back, of those that this session got.
@@ -204,7 +204,7 @@ impl Recorder {
     ) -> Result<(), Error> {
         let mut still_held = Vec::new();
         match in_hand {
-            Some(Work::Outcomes { terms, batch }) => {
+            Some(Work::Outcomes { terms, lanes, batch }) => {
                 // The commit may have happened though its answer was lost.
                 let recorded = again && within(writer.is_recorded(batch)).await?;
                 let still = self.tenure.still(terms);
@@ -212,8 +212,10 @@ impl Recorder {
                     // Others may have delivered what the rest is of, or be done with what it would wait for.
                     batch.retain(still);
                 }
-                let recording =
-                    async { if recorded { writer.release(batch).await } else { writer.record(batch).await } };
+                let ours = still.and(*lanes);
+                let recording = async {
+                    if recorded { writer.release(batch, ours).await } else { writer.record(batch, ours).await }
+                };
                 still_held = within(recording).await?;
             }
             Some(Work::Cursors(moves)) => within(writer.write_cursors(moves)).await?,

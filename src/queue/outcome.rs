@@ -58,8 +58,8 @@ impl Settled {
     }
 
     /// The row that others may wait in, and that is free of this event now.
-    fn freed(&self) -> Option<(Uuid, RowHash)> {
-        self.holds.filter(|_| self.was_deferred && !self.is_waiting()).map(|row| (self.trigger_id, row))
+    fn freed(&self) -> Option<(Uuid, RowHash, Lane)> {
+        self.holds.filter(|_| self.was_deferred && !self.is_waiting()).map(|row| (self.trigger_id, row, self.lane))
     }
 }
 
@@ -119,8 +119,9 @@ impl Batch {
         self.skipped.retain(|skipped| lanes.contains(skipped.lane));
     }
 
-    fn freed(&self) -> Vec<(Uuid, RowHash)> {
-        let skipped = self.skipped.iter().filter_map(|skipped| skipped.holds.map(|row| (skipped.trigger_id, row)));
+    fn freed(&self) -> Vec<(Uuid, RowHash, Lane)> {
+        let freed = |skipped: &Skipped| skipped.holds.map(|row| (skipped.trigger_id, row, skipped.lane));
+        let skipped = self.skipped.iter().filter_map(freed);
         self.settled.iter().filter_map(Settled::freed).chain(skipped).collect()
     }
 }
@@ -187,12 +188,12 @@ impl OutcomeWriter {
     }
 
     /// Records a batch, whole or not at all. Gives the rows in which others still wait, of those that a deferred event
-    /// of the batch made free.
+    /// of the batch made free, as far as that concerns the lanes that are `ours`.
     ///
     /// # Errors
     /// After an error on the connection the batch may have been recorded all the same; see
     /// [`OutcomeWriter::is_recorded`].
-    pub async fn record(&mut self, batch: &Batch) -> Result<Vec<(Uuid, RowHash)>, Error> {
+    pub async fn record(&mut self, batch: &Batch, ours: LaneSet) -> Result<Vec<(Uuid, RowHash)>, Error> {
         let days = batch.settled.iter().map(|settled| settled.attempt.started_at.unix_day());
         self.partitions.ensure(&*self.session, days).await?;
         let parked = batch.parked.iter().map(Waiting::parked);
@@ -215,7 +216,7 @@ impl OutcomeWriter {
         if !skipped.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_skip.sql"), &[&skipped]).await?;
         }
-        let still_waiting = self.release(batch).await?;
+        let still_waiting = self.release(batch, ours).await?;
         self.session.batch_execute("commit").await?;
         Ok(still_waiting)
     }
@@ -225,12 +226,16 @@ impl OutcomeWriter {
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn release(&self, batch: &Batch) -> Result<Vec<(Uuid, RowHash)>, Error> {
-        let (triggers, rows): (Vec<Uuid>, Vec<RowHash>) = batch.freed().into_iter().unzip();
-        if rows.is_empty() {
+    pub async fn release(&self, batch: &Batch, ours: LaneSet) -> Result<Vec<(Uuid, RowHash)>, Error> {
+        let freed = batch.freed();
+        if freed.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.session.query(include_str!("../../sql/deferred_release.sql"), &[&triggers, &rows]).await?;
+        let triggers: Vec<Uuid> = freed.iter().map(|(trigger, ..)| *trigger).collect();
+        let rows: Vec<RowHash> = freed.iter().map(|(_, row, _)| *row).collect();
+        let lanes: Vec<i16> = freed.iter().map(|(.., lane)| i16::from(*lane)).collect();
+        let sql = include_str!("../../sql/deferred_release.sql");
+        let found = self.session.query(sql, &[&triggers, &rows, &lanes, &ours.numbers()]).await?;
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 

@@ -127,7 +127,7 @@ impl Dispatcher {
             if batch.is_empty() {
                 return;
             }
-            Work::Outcomes { terms: *self.lanes.terms(), batch }
+            Work::Outcomes { terms: *self.lanes.terms(), lanes: self.lanes.active(), batch }
         } else if std::mem::take(&mut self.cursors_due) && self.owner {
             let moves = self.cursor_moves();
             if moves.is_empty() {
