@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::{EventBatch, Refused};
+use super::{Answered, EventBatch, Next, Refused, Settlement, settle};
 use crate::delivery::attempt::unsent;
 use crate::delivery::gate::Gate;
 use crate::delivery::http::Body;
@@ -14,8 +14,9 @@ use crate::delivery::pause::Gone;
 use crate::delivery::rows::Ready;
 use crate::delivery::tenure::Terms;
 use crate::delivery::{Client, Endpoint, payload, remarks};
-use crate::model::{Outcome, Subject, Timestamp};
+use crate::model::{EventId, LaneSet, Outcome, Subject, Timestamp};
 use crate::pgoutput::write_string;
+use crate::queue::Settled;
 
 /// How many events the body has.
 const COUNT: HeaderName = HeaderName::from_static("walhook-batch");
@@ -42,6 +43,36 @@ pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) duration_micros: i64,
     /// Nothing was sent: lanes of it are another node's, or were.
     pub(in crate::delivery) withdrawn: bool,
+}
+
+impl Ended {
+    /// Where nothing can be sent anew: what is to be recorded of these lanes, and the events that it is over for without
+    /// a record.
+    pub(in crate::delivery) fn settle(
+        self,
+        kept: LaneSet,
+        counts: bool,
+        longest_retry_after_sec: u64,
+    ) -> (Vec<Settled>, Vec<EventId>) {
+        let of_kept = self.batch.events.iter().filter(|ready| kept.contains(ready.logged.event.lane));
+        let ids = of_kept.map(|ready| ready.logged.id()).collect();
+        let mut batch = match self.batch.next(&self.outcome) {
+            Next::Settle(batch) if !self.withdrawn => batch,
+            Next::Settle(_) | Next::Anew { .. } => return (Vec::new(), ids),
+        };
+        batch.retain(kept);
+        let answered = Answered {
+            outcome: &self.outcome,
+            refused: &self.refused,
+            was_gone: self.was_gone,
+            counts,
+            started_at: self.started_at,
+            duration_micros: self.duration_micros,
+            now: Timestamp::now(),
+        };
+        let Settlement { settled, back } = settle(batch, &self.endpoint, &answered, longest_retry_after_sec);
+        (settled, back.iter().map(|ready| ready.logged.id()).collect())
+    }
 }
 
 /// Makes the request. The events' rows stay in memory with the body, as they may have to be sent in another way.

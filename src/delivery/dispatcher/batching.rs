@@ -72,28 +72,26 @@ impl Dispatcher {
     }
 
     /// `terms` are those of the request's start.
-    pub(super) fn on_batch_ended(&mut self, terms: &Terms, mut ended: batch::Ended) {
+    pub(super) fn on_batch_ended(&mut self, terms: &Terms, ended: batch::Ended) {
         let counts = self.judge_batch(&ended);
         self.budget.taken().remove(bytes_under_way(&ended.batch));
         self.busy_beside -= ended.batch.len() - 1;
         let kept = self.lanes.terms().same(terms);
         let (id, longest_retry_after_sec) = (ended.endpoint.trigger_id, self.longest_retry_after.as_secs());
-        let Some(queue) = self.triggers.get_mut(&id) else {
-            // It was deleted, and its events with it.
-            ended.batch.retain(kept);
-            for event in ended.batch.ids() {
-                self.busy.remove(&event);
-            }
-            return;
+        let (settled, over) = match self.triggers.get_mut(&id) {
+            Some(queue) => queue.batch_ended(ended, kept, counts, longest_retry_after_sec),
+            // It was deleted, or this node stops: what was accepted must not come again.
+            None => ended.settle(kept, counts, longest_retry_after_sec),
         };
-        let (settled, over) = queue.batch_ended(ended, kept, counts, longest_retry_after_sec);
         for event in over {
             self.busy.remove(&event);
         }
-        self.look_for_reads |= !queue.is_live();
-        self.look_for_parked |= queue.wants_to_park();
-        if queue.can_send() {
-            self.give_turn(id);
+        if let Some(queue) = self.triggers.get_mut(&id) {
+            self.look_for_reads |= !queue.is_live();
+            self.look_for_parked |= queue.wants_to_park();
+            if queue.can_send() {
+                self.give_turn(id);
+            }
         }
         self.unrecorded.settled.extend(settled);
     }
