@@ -46,8 +46,8 @@ pub(in crate::delivery) struct Ended {
 }
 
 impl Ended {
-    /// Where nothing can be sent anew: what is to be recorded of these lanes, and the events that it is over for without
-    /// a record.
+    /// Where nothing can be sent anew: what is to be recorded of these lanes, and the events that it is over for
+    /// without a record.
     pub(in crate::delivery) fn settle(
         self,
         kept: LaneSet,
