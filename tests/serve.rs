@@ -135,6 +135,7 @@ async fn a_role_with_the_documented_rights_is_enough() {
     assert_eq!(created, (200, json!({"message": "success"})));
     database.execute("insert into public.items (name) values ('a'); update public.items set name = 'b'").await;
     receiver.wait_for(2, DEADLINE).await;
+    assert!(!walhook.log().contains("WARN"), "nothing is wrong, but it says: {}", walhook.log());
     walhook.kill9().await;
     let mut walhook = start().ready().await;
     let invoke = json!({"type": "invoke_event_trigger", "args": {"name": "t", "payload": 1}});

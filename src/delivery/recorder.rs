@@ -121,8 +121,9 @@ impl Recorder {
         let mut standing = self.member.standing.clone();
         let registrations = loop {
             let registrations = standing.borrow_and_update().registrations;
-            // Before it owns a lane, so that others can end it.
-            if within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
+            // Before it owns a lane, so that others can end it. Not before it was told of the first registration, which
+            // it would take for a second one.
+            if registrations > 0 && within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
                 break registrations;
             }
             tokio::select! {
