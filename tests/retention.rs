@@ -66,13 +66,15 @@ fn retries(number: u32) -> Value {
 /// which day that is. Where midnight came between, it is done once more.
 async fn delivered_dead_and_waiting() -> (Scene, i64) {
     loop {
+        // From this day on there are partitions.
+        let first = Timestamp::now().0.div_euclid(1_000_000 * DAY as i64);
         let scene = try_delivered_dead_and_waiting().await;
         let days = "select array_agg(distinct extract(epoch from date_trunc('day', moment, 'UTC'))::bigint / 86400)
                     from (select committed_at from walhook.event
                           union all select started_at from walhook.attempt) d (moment)";
         let days: Vec<i64> = scene.value(days, &[]).await;
-        if let [day] = days[..] {
-            return (scene, day);
+        if days == [first] {
+            return (scene, first);
         }
     }
 }
