@@ -1,4 +1,4 @@
-//! This node among the others: its heartbeats, its lease, and who was silent for too long. A
+//! This node among the others: its heartbeats, its lease, its share of the lanes, and who was silent for too long. A
 //! task with a session of its own, so that no batch keeps it from saying that it lives.
 
 use std::sync::Arc;
