@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing walhook needs and this machine lacks: a C compiler (for aws-lc-rs), the programs of
-# a Postgres server, rustfmt and clippy. What is there is left alone. Knows apt and brew; elsewhere it says what to do.
+# a Postgres server, on Linux libfaketime (for tests that set a clock), rustfmt and clippy. What is there is left alone.
+# Knows apt and brew; elsewhere it says what to do.
 set -eu
 
 oldest=14
@@ -22,6 +23,15 @@ has_postgres() {
     fi
     for directory in $(server_directories); do
         if is_server "$directory"; then return 0; fi
+    done
+    return 1
+}
+
+# The same places as in tests/support/clock.rs.
+has_faketime() {
+    [ "$(uname -s)" = Linux ] || return 0
+    for directory in "/usr/lib/$(uname -m)-linux-gnu" /usr/lib64 /usr/lib /usr/local/lib; do
+        if [ -e "$directory/faketime/libfaketimeMT.so.1" ]; then return 0; fi
     done
     return 1
 }
@@ -49,6 +59,12 @@ if [ -n "$missing" ]; then
         fail "missing:$missing; install a C compiler and a Postgres server of version $oldest or later"
     fi
     has_postgres || fail "still no Postgres server of version $oldest or later; newer ones: https://apt.postgresql.org"
+fi
+
+# Only the tests that set a clock need it, so nothing else is to fail without it.
+if ! has_faketime; then
+    if command -v apt-get >/dev/null; then apt_install libfaketime || true; fi
+    has_faketime || say "libfaketime is missing, which the tests need that set a clock; install it"
 fi
 
 # Minimal toolchains come without these two; only `make check` needs them.

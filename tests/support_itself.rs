@@ -4,10 +4,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use support::clock::Clock;
 use support::cluster::TestDatabase;
 use support::receiver::{Answer, Receiver, Script};
 use support::wait::eventually;
+use support::walhook::Start;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -103,4 +105,23 @@ async fn a_test_database_takes_its_slot_along_when_it_goes() {
                      + (select count(*) from pg_replication_slots where slot_name = $2)";
     let row = watcher.connect().await.query_one(left, &[&name, &slot]).await.expect("a count");
     assert_eq!(row.get::<_, i64>(0), 0);
+}
+
+/// How many hours the clock of who wrote the log's last line is ahead of ours.
+fn hours_ahead(log: &str) -> i64 {
+    let line: Value = log.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    let time = line["timestamp"].as_str().and_then(|time| time.parse::<chrono::DateTime<chrono::Utc>>().ok());
+    let ahead = time.unwrap_or_default() - chrono::Utc::now();
+    (ahead.num_minutes() + 30).div_euclid(60)
+}
+
+#[cfg_attr(not(target_os = "linux"), ignore = "there is no libfaketime")]
+#[tokio::test]
+async fn a_walhooks_clock_can_be_stepped_while_it_runs() {
+    let (database, clock) = (TestDatabase::create().await, Clock::ahead_by(3600));
+    let mut walhook = Start::serve(&database).with_clock(&clock).ready().await;
+    assert_eq!(hours_ahead(&walhook.log()), 1, "{}", walhook.log());
+    clock.set_ahead_by(-7200);
+    walhook.terminate(DEADLINE).await;
+    assert_eq!(hours_ahead(&walhook.log()), -2, "{}", walhook.log());
 }

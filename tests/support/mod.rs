@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod certificates;
+pub mod clock;
 pub mod cluster;
 pub mod load;
 pub mod messages;

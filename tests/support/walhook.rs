@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use walhook::postgres::cluster::{Leash, Leashed, free_port, tail};
 
+use super::clock::{Clock, SharedMemory};
 use super::cluster::TestDatabase;
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -20,6 +21,7 @@ pub struct Start {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     port: Option<u16>,
+    clock: Option<Clock>,
 }
 
 impl Start {
@@ -53,6 +55,12 @@ impl Start {
         self
     }
 
+    /// Runs by this wall clock and not the machine's.
+    pub fn with_clock(mut self, clock: &Clock) -> Start {
+        self.clock = Some(clock.clone());
+        self
+    }
+
     /// Starts it and waits until it is ready; panics with its log when it is not.
     pub async fn ready(self) -> Walhook {
         let mut walhook = self.spawn();
@@ -64,7 +72,8 @@ impl Start {
     pub fn spawn(self) -> Walhook {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = self.port.unwrap_or_else(|| free_port().expect("a free port"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walhook"));
+        let program = env!("CARGO_BIN_EXE_walhook");
+        let mut command = self.clock.as_ref().map_or_else(|| Command::new(program), |clock| clock.command(program));
         command.args(self.arguments).arg("--listen").arg(format!("127.0.0.1:{port}"));
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("WALHOOK_")) {
@@ -76,7 +85,8 @@ impl Start {
         let leashed = Leashed { command, log, signal: "KILL", directory: Some(directory.path()), user: None };
         let leash = Leash::hold(leashed).expect("a process");
         let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_WITHIN).build().expect("a client");
-        Walhook { leash, port, client, directory }
+        let memory = self.clock.map(|clock| (SharedMemory(leash.process_id()), clock));
+        Walhook { leash, port, client, directory, _memory: memory }
     }
 }
 
@@ -86,6 +96,8 @@ pub struct Walhook {
     port: u16,
     client: reqwest::Client,
     directory: TempDir,
+    /// Where it has a clock of its own; dropped after the process.
+    _memory: Option<(SharedMemory, Clock)>,
 }
 
 impl Walhook {
