@@ -65,6 +65,24 @@ impl Endpoint {
     }
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// That of a trigger that says nothing special, for unit tests, which set what they are about.
+    pub(super) fn example() -> Endpoint {
+        Endpoint {
+            trigger_id: Uuid::from_u128(7),
+            name: "t".into(),
+            url: Uri::from_static("http://localhost/"),
+            headers: HeaderMap::new(),
+            retry_conf: RetryConf::default(),
+            transaction: false,
+            ordering: Ordering::default(),
+            on_dead: OnDead::default(),
+            batch: None,
+        }
+    }
+}
+
 /// walhook's own headers are set last: a configured `Content-Type` or `User-Agent` has no effect, as in Hasura.
 fn resolve_headers(definition: &Definition, environment: &Environment) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();

@@ -87,42 +87,17 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Lsn, OnDead, Ordering, RetryConf, TableName, Timestamp};
+    use crate::model::{Lsn, RetryConf, TableName, Timestamp};
 
     fn endpoint() -> Endpoint {
-        Endpoint {
-            trigger_id: Uuid::from_u128(7),
-            name: "test_\"trigger\"".into(),
-            url: "http://localhost/".parse().expect("URL"),
-            headers: Default::default(),
-            retry_conf: RetryConf { num_retries: 3, ..Default::default() },
-            transaction: false,
-            ordering: Ordering::default(),
-            on_dead: OnDead::default(),
-            batch: None,
-        }
+        let retry_conf = RetryConf { num_retries: 3, ..Default::default() };
+        Endpoint { name: "test_\"trigger\"".into(), retry_conf, ..Endpoint::example() }
     }
 
     fn event() -> Event {
-        Event {
-            id: Uuid::from_u128(9),
-            trigger_id: Uuid::from_u128(7),
-            lane: 0,
-            row_hash: None,
-            operation: Operation::Insert,
-            subject: Arc::new(Subject::Table(TableName::new("public", "users"))),
-            position: Position { commit_lsn: Lsn(1), ordinal: 1 },
-            xid: 1,
-            committed_at: Timestamp(1_536_131_661_601_701),
-            old: None,
-            new: Some(Bytes::from_static(b"{\"id\":42,\"name\":\"john doe\"}")),
-            missing: None,
-            old_partial: false,
-            undecided: false,
-            session_variables: None,
-            backfill_id: None,
-            deliver_at: None,
-        }
+        let subject = Arc::new(Subject::Table(TableName::new("public", "users")));
+        let new = Some(Bytes::from_static(b"{\"id\":42,\"name\":\"john doe\"}"));
+        Event { subject, position: Position { commit_lsn: Lsn(1), ordinal: 1 }, new, ..Event::example(9) }
     }
 
     fn read(endpoint: &Endpoint, event: &Event) -> Value {

@@ -276,34 +276,13 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Lsn, Operation, Position, Subject, TableName, Timestamp};
 
     /// The event with this place in the log, of this row.
     fn event(seq: i64, row_hash: Option<RowHash>) -> Logged {
-        let event = Event {
-            id: Uuid::from_u128(seq as u128),
-            trigger_id: Uuid::from_u128(1),
-            lane: 0,
-            row_hash,
-            operation: Operation::Insert,
-            subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
-            position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },
-            xid: 1,
-            committed_at: Timestamp(0),
-            old: None,
-            new: Some("{}".into()),
-            missing: None,
-            old_partial: false,
-            undecided: false,
-            session_variables: None,
-            backfill_id: None,
-            deliver_at: None,
-        };
+        let event = Event { row_hash, ..Event::example(seq as u64) };
         Logged { seq, source_id: 1, event, replay_id: None }
     }
 

@@ -376,23 +376,10 @@ impl TriggerQueue {
 mod tests {
     use super::*;
     use crate::delivery::fetch::Place;
-    use crate::model::{OnDead, RetryConf};
-    use hyper::{HeaderMap, Uri};
 
     fn queue(held: Vec<crate::model::RowHash>) -> TriggerQueue {
-        let endpoint = Endpoint {
-            trigger_id: Uuid::nil(),
-            name: "t".into(),
-            url: Uri::from_static("http://a/"),
-            headers: HeaderMap::new(),
-            retry_conf: RetryConf::default(),
-            transaction: false,
-            ordering: Ordering::default(),
-            on_dead: OnDead::default(),
-            batch: None,
-        };
         let (lanes, floor) = (LaneSet::ALL, [0; LANES as usize]);
-        let mut queue = TriggerQueue::new(1, Ok(Arc::new(endpoint)));
+        let mut queue = TriggerQueue::new(1, Ok(Arc::new(Endpoint::example())));
         queue.restart(Place { lanes, floor, dealt_with: HashSet::new(), held }, &[]);
         queue.share_memory(1);
         queue

@@ -111,6 +111,32 @@ impl Event {
     }
 }
 
+#[cfg(test)]
+impl Event {
+    /// The insert of a row without a key, for unit tests, which set what they are about.
+    pub(crate) fn example(number: u64) -> Event {
+        Event {
+            id: Uuid::from_u128(u128::from(number)),
+            trigger_id: Uuid::from_u128(7),
+            lane: 0,
+            row_hash: None,
+            operation: Operation::Insert,
+            subject: Arc::new(Subject::Table(super::TableName::new("public", "item"))),
+            position: Position { commit_lsn: super::Lsn(1), ordinal: number },
+            xid: 1,
+            committed_at: Timestamp(1_536_131_661_601_701),
+            old: None,
+            new: Some(Bytes::from_static(b"{}")),
+            missing: None,
+            old_partial: false,
+            undecided: false,
+            session_variables: None,
+            backfill_id: None,
+            deliver_at: None,
+        }
+    }
+}
+
 /// An id in the shape of a UUIDv7: the commit's milliseconds, then a hash of everything that tells this event from any
 /// other. `system` names the database cluster, so that a restored copy makes ids of its own.
 pub fn derive_event_id(

@@ -161,31 +161,11 @@ impl FeedReceiver {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::model::{Event, Lsn, Operation, Position, Subject, TableName, Timestamp};
+    use crate::model::{Event, Lsn};
 
     fn logged(seq: i64, bytes: usize) -> Logged {
-        let event = Event {
-            id: Uuid::from_u128(seq as u128),
-            trigger_id: Uuid::from_u128(1),
-            lane: 0,
-            row_hash: None,
-            operation: Operation::Insert,
-            subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
-            position: Position { commit_lsn: Lsn(1), ordinal: seq as u64 },
-            xid: 1,
-            committed_at: Timestamp(0),
-            old: None,
-            new: Some(vec![b'x'; bytes].into()),
-            missing: None,
-            old_partial: false,
-            undecided: false,
-            session_variables: None,
-            backfill_id: None,
-            deliver_at: None,
-        };
+        let event = Event { new: Some(vec![b'x'; bytes].into()), ..Event::example(seq as u64) };
         Logged { seq, source_id: 1, event, replay_id: None }
     }
 
