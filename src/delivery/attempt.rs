@@ -1,4 +1,4 @@
-//! One attempt: send, wait for the answer, decide.
+//! One request: send, wait for the answer; and what is to be recorded of each event in it.
 
 use std::sync::Arc;
 
@@ -13,17 +13,29 @@ use super::{Client, Endpoint, batch, payload, remarks};
 use crate::model::{Attempt, Failure, FailureKind, Outcome, Timestamp};
 use crate::queue::Settled;
 
-/// An attempt that ended.
+/// A request that ended, beside its outcome.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) started: Instant,
+    pub(super) started_at: Timestamp,
+    pub(super) ended_at: Timestamp,
+    pub(super) duration_micros: i64,
+    /// As in [`Tried`].
+    pub(super) was_gone: bool,
+    /// Nothing was sent: a lane of it is another node's, or was. The outcome stands for nothing.
+    pub(super) withdrawn: bool,
+}
+
+/// A request with one event that ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// What is to be recorded of it.
-    pub(super) settled: Settled,
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) started_at: Instant,
+    /// Without its rows, which the request's body had.
+    pub(super) ready: Ready,
+    pub(super) request: Request,
+    pub(super) outcome: Outcome,
     /// As the event's [`Ready::bytes`] was.
     pub(super) size: usize,
-    /// Nothing was sent: the lane is another node's, or was.
-    pub(super) withdrawn: bool,
 }
 
 /// Whether its lane is still ours is looked at when all is ready to be sent.
@@ -40,45 +52,76 @@ pub(super) enum EndedRequest {
     Batch(Terms, batch::Ended),
 }
 
-/// In place of an outcome where there was no request.
-pub(super) fn unsent() -> Outcome {
-    Outcome::Failed(Failure { kind: FailureKind::Broken, text: String::new() })
-}
-
-/// Makes the request for an event and gives what is to be recorded of it.
+/// Makes the request for an event.
 pub(super) async fn attempt(
     client: &Client,
     endpoint: Arc<Endpoint>,
     gone: Gone,
-    ready: Ready,
+    mut ready: Ready,
     permit: &Permit,
-    longest_retry_after_sec: u64,
 ) -> Ended {
     let size = ready.bytes();
-    let Ready { mut logged, number, deferred, holds, lock } = ready;
-    let (started_at, clock) = (Timestamp::now(), Instant::now());
-    let (body, remarks) = (payload::body(&endpoint, &logged.event, number), remarks::headers(&logged));
+    let logged = &mut ready.logged;
+    let (body, remarks) = (payload::body(&endpoint, &logged.event, ready.number), remarks::headers(logged));
     // The body has the rows now; the request may take long.
     (logged.event.old, logged.event.new) = (None, None);
-    let withdrawn = !permit.gate.pass(logged.event.lane, permit.term).await;
-    let outcome = match withdrawn {
-        true => unsent(),
-        false => client.post(&endpoint, body, remarks).await,
+    let passes = permit.gate.pass(logged.event.lane, permit.term);
+    let post = async { (client.post(&endpoint, body, remarks).await, ()) };
+    let (request, outcome, ()) = exchange(&endpoint, &gone, passes, post).await;
+    Ended { ready, request, outcome, size }
+}
+
+/// Posts what is ready to be sent, if it passes the last look.
+pub(super) async fn exchange<T: Default>(
+    endpoint: &Arc<Endpoint>,
+    gone: &Gone,
+    passes: impl Future<Output = bool>,
+    post: impl Future<Output = (Outcome, T)>,
+) -> (Request, Outcome, T) {
+    let (started_at, started) = (Timestamp::now(), Instant::now());
+    let withdrawn = !passes.await;
+    let (outcome, answer) = if withdrawn { (unsent(), T::default()) } else { post.await };
+    let request = Request {
+        endpoint: Arc::clone(endpoint),
+        started,
+        started_at,
+        ended_at: Timestamp::now(),
+        duration_micros: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+        // What was not sent says nothing of the endpoint.
+        was_gone: !withdrawn && gone.note(&outcome),
+        withdrawn,
     };
-    let event = &logged.event;
-    let duration_micros = i64::try_from(clock.elapsed().as_micros()).unwrap_or(i64::MAX);
+    (request, outcome, answer)
+}
+
+/// In place of an outcome where there was no request.
+fn unsent() -> Outcome {
+    Outcome::Failed(Failure { kind: FailureKind::Broken, text: String::new() })
+}
+
+/// Decides what became of an event whose request ended. `counts`: as in [`Settled`].
+pub(super) fn settle(
+    ready: Ready,
+    request: &Request,
+    outcome: Outcome,
+    counts: bool,
+    longest_retry_after_sec: u64,
+) -> Settled {
+    let Ready { logged, number, deferred, holds, lock } = ready;
+    let (event, endpoint) = (&logged.event, &request.endpoint);
     let tried = Tried {
         event_id: event.id,
         // Its age is counted from when it was to be delivered.
         committed_at: event.deliver_at.unwrap_or(event.committed_at),
         number,
         outcome: &outcome,
-        now: Timestamp::now(),
-        was_gone: gone.note(&outcome),
-        counts: true,
+        now: request.ended_at,
+        was_gone: request.was_gone && counts,
+        counts,
     };
     let verdict = retry::decide(&tried, &endpoint.retry_conf, longest_retry_after_sec);
-    let settled = Settled {
+    let Request { started_at, duration_micros, .. } = *request;
+    Settled {
         event_id: event.id,
         trigger_id: event.trigger_id,
         source_id: logged.source_id,
@@ -90,7 +133,56 @@ pub(super) async fn attempt(
         holds,
         on_dead: endpoint.on_dead,
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
-        counts: true,
-    };
-    Ended { settled, endpoint, started_at: clock, size, withdrawn }
+        counts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Event, Response, RetryConf, Verdict};
+    use crate::queue::Logged;
+
+    fn answered(status: u16) -> Outcome {
+        Outcome::Answered(Response { status, ..Response::default() })
+    }
+
+    async fn request(endpoint: Endpoint, gone: &Gone, passes: bool, status: u16) -> (Request, Outcome) {
+        let (passes, post) = (std::future::ready(passes), std::future::ready((answered(status), ())));
+        let (request, outcome, ()) = exchange(&Arc::new(endpoint), gone, passes, post).await;
+        (request, outcome)
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sent_neither_says_that_the_endpoint_is_gone_nor_that_it_is_there() {
+        let gone = Gone::default();
+        for (passes, status, was_gone) in
+            [(false, 410, false), (true, 410, false), (false, 204, false), (true, 410, true), (true, 204, true)]
+        {
+            let (request, outcome) = request(Endpoint::example(), &gone, passes, status).await;
+            assert_eq!((request.withdrawn, request.was_gone), (!passes, was_gone), "{status}");
+            assert_eq!(outcome == answered(status), passes);
+        }
+    }
+
+    /// Also where its endpoint is down: then its attempts do not count, and its age does.
+    #[tokio::test]
+    async fn a_scheduled_events_age_is_counted_from_its_time() {
+        let retry_conf = RetryConf { num_retries: 9, max_age_sec: Some(60), ..RetryConf::default() };
+        let endpoint = Endpoint { retry_conf, ..Endpoint::example() };
+        let (request, outcome) = request(endpoint, &Gone::default(), true, 503).await;
+        let ago = |seconds: i64| Timestamp(request.ended_at.0 - seconds * 1_000_000);
+        for (deliver_at, counts, is_dead) in [
+            (Some(ago(5)), true, false),
+            (Some(ago(5)), false, false),
+            (Some(ago(99)), false, true),
+            (None, false, true),
+        ] {
+            let event = Event { committed_at: ago(3_600), deliver_at, ..Event::example(1) };
+            let logged = Logged { seq: 1, source_id: 1, event, replay_id: None };
+            let ready = Ready { logged, number: 0, deferred: true, holds: None, lock: None };
+            let verdict = settle(ready, &request, outcome.clone(), counts, 60).attempt.verdict;
+            assert_eq!(verdict == Verdict::Dead, is_dead, "{deliver_at:?} {counts}: {verdict:?}");
+        }
+    }
 }

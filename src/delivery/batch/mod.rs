@@ -17,10 +17,10 @@ use std::collections::{HashMap, HashSet};
 
 pub(super) use self::answer::Refused;
 pub(super) use self::request::{Ended, most_bytes, send};
+use super::attempt::{self, Request};
 use super::busy::Busy;
-use super::retry::{self, Tried};
 use super::rows::Ready;
-use crate::model::{Attempt, EventId, LaneSet, Outcome, RowHash, Timestamp, Verdict};
+use crate::model::{EventId, LaneSet, Outcome, RowHash, Verdict};
 use crate::queue::Settled;
 
 /// Too large.
@@ -156,38 +156,31 @@ pub(super) struct Settlement {
     pub(super) back: Vec<Ready>,
 }
 
-/// What came of a request with several events.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answered<'a> {
-    pub(super) outcome: &'a Outcome,
-    pub(super) refused: &'a Refused,
-    /// As in [`Tried`].
-    pub(super) was_gone: bool,
-    /// As in [`Settled`].
-    pub(super) counts: bool,
-    pub(super) started_at: Timestamp,
-    pub(super) duration_micros: i64,
-    pub(super) now: Timestamp,
-}
-
-/// Decides for each event by itself. What follows an event of its row that others wait for is not settled: accepted or
-/// not, it has to come after that one.
+/// Decides for each event by itself; `counts` as in [`Settled`]. What follows an event of its row that others wait for
+/// is not settled: accepted or not, it has to come after that one.
 pub(super) fn settle(
     batch: EventBatch,
-    endpoint: &super::Endpoint,
-    answered: &Answered<'_>,
+    request: &Request,
+    outcome: &Outcome,
+    refused: &Refused,
+    counts: bool,
     longest_retry_after_sec: u64,
 ) -> Settlement {
     let mut settlement = Settlement::default();
     // Rows with an event that comes again, and each row's event that unlocks it.
     let (mut waiting, mut locks) = (HashSet::new(), HashMap::new());
-    for ready in batch.events {
+    for mut ready in batch.events {
         let row = ready.lock;
         if row.is_some_and(|row| waiting.contains(&row)) {
             settlement.back.push(ready);
             continue;
         }
-        let settled = settle_one(ready, endpoint, answered, longest_retry_after_sec);
+        ready.lock = None;
+        let mut outcome = outcome.clone();
+        if let Outcome::Answered(response) = &mut outcome {
+            response.refused = refused.why(ready.logged.id());
+        }
+        let settled = attempt::settle(ready, request, outcome, counts, longest_retry_after_sec);
         if let Some(row) = row {
             if settled.is_waiting() && settled.holds.is_some() {
                 waiting.insert(row);
@@ -205,46 +198,6 @@ pub(super) fn settle(
         settlement.settled[place].lock = Some(row);
     }
     settlement
-}
-
-fn settle_one(
-    ready: Ready,
-    endpoint: &super::Endpoint,
-    answered: &Answered<'_>,
-    longest_retry_after_sec: u64,
-) -> Settled {
-    let Ready { logged, number, deferred, holds, .. } = ready;
-    let (event, counts) = (&logged.event, answered.counts);
-    let mut outcome = answered.outcome.clone();
-    if let Outcome::Answered(response) = &mut outcome {
-        response.refused = answered.refused.why(event.id);
-    }
-    let tried = Tried {
-        event_id: event.id,
-        // Its age is counted from when it was to be delivered.
-        committed_at: event.deliver_at.unwrap_or(event.committed_at),
-        number,
-        outcome: &outcome,
-        now: answered.now,
-        was_gone: answered.was_gone && counts,
-        counts,
-    };
-    let verdict = retry::decide(&tried, &endpoint.retry_conf, longest_retry_after_sec);
-    let (started_at, duration_micros) = (answered.started_at, answered.duration_micros);
-    Settled {
-        event_id: event.id,
-        trigger_id: event.trigger_id,
-        source_id: logged.source_id,
-        seq: logged.seq,
-        lane: event.lane,
-        committed_at: event.committed_at,
-        was_deferred: deferred,
-        lock: None,
-        holds,
-        on_dead: endpoint.on_dead,
-        attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
-        counts,
-    }
 }
 
 #[cfg(test)]

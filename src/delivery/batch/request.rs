@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::time::Instant;
 
-use super::{Answered, EventBatch, Next, Refused, Settlement, settle};
-use crate::delivery::attempt::unsent;
+use super::{EventBatch, Next, Refused, Settlement, settle};
+use crate::delivery::attempt::{Request, exchange};
 use crate::delivery::gate::Gate;
-use crate::delivery::http::Body;
 use crate::delivery::pause::Gone;
 use crate::delivery::rows::Ready;
 use crate::delivery::tenure::Terms;
 use crate::delivery::{Client, Endpoint, payload, remarks};
-use crate::model::{EventId, LaneSet, Outcome, Subject, Timestamp};
+use crate::model::{EventId, LaneSet, Outcome, Subject};
 use crate::pgoutput::write_string;
 use crate::queue::Settled;
 
@@ -34,15 +32,9 @@ const ESCAPED: usize = 6;
 #[derive(Debug)]
 pub(in crate::delivery) struct Ended {
     pub(in crate::delivery) batch: EventBatch,
-    pub(in crate::delivery) endpoint: Arc<Endpoint>,
+    pub(in crate::delivery) request: Request,
     pub(in crate::delivery) outcome: Outcome,
     pub(in crate::delivery) refused: Refused,
-    pub(in crate::delivery) was_gone: bool,
-    pub(in crate::delivery) started: Instant,
-    pub(in crate::delivery) started_at: Timestamp,
-    pub(in crate::delivery) duration_micros: i64,
-    /// Nothing was sent: lanes of it are another node's, or were.
-    pub(in crate::delivery) withdrawn: bool,
 }
 
 impl Ended {
@@ -57,20 +49,12 @@ impl Ended {
         let of_kept = self.batch.events.iter().filter(|ready| kept.contains(ready.logged.event.lane));
         let ids = of_kept.map(|ready| ready.logged.id()).collect();
         let mut batch = match self.batch.next(&self.outcome) {
-            Next::Settle(batch) if !self.withdrawn => batch,
+            Next::Settle(batch) if !self.request.withdrawn => batch,
             Next::Settle(_) | Next::Anew { .. } => return (Vec::new(), ids),
         };
         batch.retain(kept);
-        let answered = Answered {
-            outcome: &self.outcome,
-            refused: &self.refused,
-            was_gone: self.was_gone,
-            counts,
-            started_at: self.started_at,
-            duration_micros: self.duration_micros,
-            now: Timestamp::now(),
-        };
-        let Settlement { settled, back } = settle(batch, &self.endpoint, &answered, longest_retry_after_sec);
+        let Settlement { settled, back } =
+            settle(batch, &self.request, &self.outcome, &self.refused, counts, longest_retry_after_sec);
         (settled, back.iter().map(|ready| ready.logged.id()).collect())
     }
 }
@@ -83,18 +67,13 @@ pub(in crate::delivery) async fn send(
     batch: EventBatch,
     (gate, terms): (&Gate, &Terms),
 ) -> Ended {
-    let (started_at, started) = (Timestamp::now(), Instant::now());
     let headers = HeaderMap::from_iter([(COUNT, HeaderValue::from(batch.len()))]);
     let body = body(&endpoint, &batch.events);
-    let withdrawn = !gate.pass_all(batch.lanes(), terms).await;
-    let (outcome, answer) = match withdrawn {
-        true => (unsent(), Body::default()),
-        false => client.post_and_read(&endpoint, body, headers).await,
-    };
+    let passes = gate.pass_all(batch.lanes(), terms);
+    let post = client.post_and_read(&endpoint, body, headers);
+    let (request, outcome, answer) = exchange(&endpoint, &gone, passes, post).await;
     let refused = Refused::read(&outcome, &answer, batch.ids());
-    let duration_micros = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
-    let was_gone = gone.note(&outcome);
-    Ended { batch, endpoint, outcome, refused, was_gone, started, started_at, duration_micros, withdrawn }
+    Ended { batch, request, outcome, refused }
 }
 
 /// An array of what each event's own request would have said.

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use hyper::HeaderMap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,45 +12,19 @@ use super::*;
 use crate::delivery::Endpoint;
 use crate::delivery::rows::{Full, Rows};
 use crate::model::{
-    Event, Lsn, OnDead, Operation, Ordering, Position, Response, RetryConf, Subject, TableName, WHOLE_TRIGGER,
+    Event, Lsn, OnDead, Operation, Ordering, Position, Response, RetryConf, Subject, TableName, Timestamp,
+    WHOLE_TRIGGER,
 };
 use crate::queue::Logged;
 
 fn endpoint(ordering: Ordering, num_retries: u32) -> Endpoint {
-    Endpoint {
-        trigger_id: Uuid::from_u128(7),
-        name: "t".into(),
-        url: "http://localhost/".parse().expect("a URL"),
-        headers: HeaderMap::new(),
-        retry_conf: RetryConf { num_retries, ..RetryConf::default() },
-        transaction: false,
-        ordering,
-        on_dead: OnDead::default(),
-        batch: None,
-    }
+    let retry_conf = RetryConf { num_retries, ..RetryConf::default() };
+    Endpoint { retry_conf, ordering, ..Endpoint::example() }
 }
 
 /// The event with this place in the log, of this row; 0 stands for none.
 fn logged(seq: i64, row: RowHash) -> Logged {
-    let event = Event {
-        id: Uuid::from_u128(seq as u128),
-        trigger_id: Uuid::from_u128(7),
-        lane: 0,
-        row_hash: (row != 0).then_some(row),
-        operation: Operation::Truncate,
-        subject: Arc::new(Subject::Table(TableName::new("public", "item"))),
-        position: Position { commit_lsn: Lsn(u64::MAX), ordinal: u64::MAX },
-        xid: u32::MAX,
-        committed_at: Timestamp(1_536_131_661_601_701),
-        old: None,
-        new: Some(Bytes::from_static(b"{}")),
-        missing: None,
-        old_partial: false,
-        undecided: false,
-        session_variables: None,
-        backfill_id: None,
-        deliver_at: None,
-    };
+    let event = Event { row_hash: (row != 0).then_some(row), ..Event::example(seq as u64) };
     Logged { seq, source_id: 1, event, replay_id: None }
 }
 
@@ -92,9 +64,17 @@ fn settled(batch: EventBatch, endpoint: &Endpoint, outcome: &Outcome, refused: &
         [] => Refused::Nothing,
         seqs => Refused::These(seqs.iter().map(|seq| Uuid::from_u128(*seq as u128)).collect()),
     };
-    let (was_gone, counts, started_at, duration_micros, now) = (false, true, Timestamp(0), 0, Timestamp::now());
-    let answered = Answered { outcome, refused: &refused, was_gone, counts, started_at, duration_micros, now };
-    settle(batch, endpoint, &answered, 60)
+    let (started_at, ended_at) = (Timestamp(0), Timestamp::now());
+    let request = Request {
+        endpoint: Arc::new(endpoint.clone()),
+        started: Instant::now(),
+        started_at,
+        ended_at,
+        duration_micros: 0,
+        was_gone: false,
+        withdrawn: false,
+    };
+    settle(batch, &request, outcome, &refused, true, 60)
 }
 
 /// Place, first letter of the verdict, and the row that it unlocks.
@@ -312,8 +292,13 @@ fn an_element_is_what_a_request_alone_would_have_said_with_its_headers() {
 #[test]
 fn no_body_is_larger_than_was_reckoned() {
     let wide = "\u{1}".repeat(63);
-    let mut event = logged(1, 0).event;
-    event.subject = Arc::new(Subject::Table(TableName::new(&wide, &wide)));
+    let event = Event {
+        operation: Operation::Truncate,
+        subject: Arc::new(Subject::Table(TableName::new(&wide, &wide))),
+        position: Position { commit_lsn: Lsn(u64::MAX), ordinal: u64::MAX },
+        xid: u32::MAX,
+        ..Event::example(1)
+    };
     let full = Event {
         missing: Some(Arc::from(["\u{fc}".repeat(60), "x".into()])),
         old_partial: true,

@@ -7,8 +7,6 @@ use uuid::Uuid;
 use super::{Dispatcher, TURN};
 use crate::delivery::attempt::EndedRequest;
 use crate::delivery::batch;
-use crate::delivery::breaker::{self, Sign};
-use crate::delivery::failures::reason;
 use crate::delivery::tenure::Terms;
 use crate::delivery::trigger_queue::batching::{NextBatch, bytes_under_way};
 
@@ -73,11 +71,11 @@ impl Dispatcher {
 
     /// `terms` are those of the request's start.
     pub(super) fn on_batch_ended(&mut self, terms: &Terms, ended: batch::Ended) {
-        let counts = self.judge_batch(&ended);
+        let counts = self.judge(ended.batch.first_id(), &ended.request, &ended.outcome);
         self.budget.taken().remove(bytes_under_way(&ended.batch));
         self.busy_beside -= ended.batch.len() - 1;
         let kept = self.lanes.terms().same(terms);
-        let (id, longest_retry_after_sec) = (ended.endpoint.trigger_id, self.longest_retry_after.as_secs());
+        let (id, longest_retry_after_sec) = (ended.request.endpoint.trigger_id, self.longest_retry_after.as_secs());
         let (settled, over) = match self.triggers.get_mut(&id) {
             Some(queue) => queue.batch_ended(ended, kept, counts, longest_retry_after_sec),
             // It was deleted, or this node stops: what was accepted must not come again.
@@ -94,25 +92,5 @@ impl Dispatcher {
             }
         }
         self.unrecorded.settled.extend(settled);
-    }
-
-    /// Tells the endpoint's breaker, for which a batch is one event. Gives whether a failure is one of the events' own.
-    fn judge_batch(&mut self, ended: &batch::Ended) -> bool {
-        if ended.withdrawn {
-            self.outages.withdrawn(&ended.endpoint.url, ended.batch.first_id(), Instant::now());
-            return false;
-        }
-        let attempt = breaker::Ended {
-            event_id: ended.batch.first_id(),
-            sign: Sign::of(&ended.outcome, &ended.endpoint.retry_conf, self.longest_retry_after),
-            started_at: ended.started,
-            now: Instant::now(),
-        };
-        let reached = breaker::was_reached(&ended.outcome);
-        let counts = self.outages.ended(&ended.endpoint.url, &attempt, reached, || reason(&ended.outcome));
-        for news in self.outages.take_news() {
-            self.on_news(news);
-        }
-        counts
     }
 }

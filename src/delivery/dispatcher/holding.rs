@@ -7,13 +7,12 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Dispatcher;
-use crate::delivery::attempt::Ended;
+use crate::delivery::attempt::Request;
 use crate::delivery::breaker::{self, Sign};
 use crate::delivery::failures::reason;
 use crate::delivery::fetch;
 use crate::delivery::outages::{Flow, News};
-use crate::delivery::retry::{self, Tried};
-use crate::model::{EventId, Timestamp};
+use crate::model::{EventId, Outcome, Timestamp};
 use crate::queue::EndpointDown;
 
 /// How often the database is told again of what is down, so that what a node left behind when it ended shows its age.
@@ -22,34 +21,22 @@ const TOLD_EVERY: Duration = Duration::from_secs(20);
 const NAMES: usize = 5;
 
 impl Dispatcher {
-    /// Tells the endpoint's breaker. A failure that is part of an outage costs the event none of its retries.
-    pub(super) fn judge(&mut self, ended: &mut Ended) {
-        let Ended { settled, endpoint, started_at, .. } = ended;
-        let outcome = &settled.attempt.outcome;
-        let attempt = breaker::Ended {
-            event_id: settled.event_id,
-            sign: Sign::of(outcome, &endpoint.retry_conf, self.longest_retry_after),
-            started_at: *started_at,
-            now: Instant::now(),
-        };
-        let reached = breaker::was_reached(outcome);
-        settled.counts = self.outages.ended(&endpoint.url, &attempt, reached, || reason(outcome));
-        if !settled.counts {
-            let tried = Tried {
-                event_id: settled.event_id,
-                committed_at: settled.committed_at,
-                number: settled.attempt.number,
-                outcome,
-                now: Timestamp::now(),
-                was_gone: false,
-                counts: false,
-            };
-            let verdict = retry::decide(&tried, &endpoint.retry_conf, self.longest_retry_after.as_secs());
-            settled.attempt.verdict = verdict;
+    /// Tells the endpoint's breaker of a request, which is one event to it, however many were in it. Gives whether a
+    /// failure is one of the events' own: one that is part of an outage costs them none of their retries.
+    pub(super) fn judge(&mut self, event_id: EventId, request: &Request, outcome: &Outcome) -> bool {
+        let (endpoint, now) = (&request.endpoint, Instant::now());
+        if request.withdrawn {
+            self.outages.withdrawn(&endpoint.url, event_id, now);
+            return false;
         }
+        let sign = Sign::of(outcome, &endpoint.retry_conf, self.longest_retry_after);
+        let ended = breaker::Ended { event_id, sign, started_at: request.started, now };
+        let reached = breaker::was_reached(outcome);
+        let counts = self.outages.ended(&endpoint.url, &ended, reached, || reason(outcome));
         for news in self.outages.take_news() {
             self.on_news(news);
         }
+        counts
     }
 
     pub(super) fn on_news(&mut self, news: News) {

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Dispatcher;
-use crate::delivery::attempt::{Ended, EndedRequest};
+use crate::delivery::attempt::{Ended, EndedRequest, settle};
 use crate::delivery::fetch::{Fetched, Loaded};
 use crate::delivery::limiter::Load;
 use crate::delivery::recorder::Report;
@@ -82,29 +82,27 @@ impl Dispatcher {
     }
 
     pub(super) fn on_ended(&mut self, ended: EndedRequest) {
-        let (term, mut ended) = match ended {
+        let (term, ended) = match ended {
             EndedRequest::Single(term, ended) => (term, ended),
             EndedRequest::Batch(terms, ended) => return self.on_batch_ended(&terms, ended),
         };
-        if ended.withdrawn {
-            self.outages.withdrawn(&ended.endpoint.url, ended.settled.event_id, Instant::now());
-        } else {
-            self.judge(&mut ended);
-        }
-        let Ended { settled, started_at, size, withdrawn, .. } = ended;
+        let Ended { ready, request, outcome, size } = ended;
+        let (event_id, trigger_id, lane) = (ready.logged.id(), ready.logged.event.trigger_id, ready.logged.event.lane);
+        let counts = self.judge(event_id, &request, &outcome);
         self.budget.taken().remove(size);
-        if withdrawn || term != self.lanes.terms().of(settled.lane) {
-            if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
-                queue.limiter.ended(Load::of(&settled.attempt.outcome), size, started_at, Instant::now());
+        if request.withdrawn || term != self.lanes.terms().of(lane) {
+            if let Some(queue) = self.triggers.get_mut(&trigger_id) {
+                queue.limiter.ended(Load::of(&outcome), size, request.started, Instant::now());
             }
             return;
         }
-        if let Some(queue) = self.triggers.get_mut(&settled.trigger_id) {
+        let settled = settle(ready, &request, outcome, counts, self.longest_retry_after.as_secs());
+        if let Some(queue) = self.triggers.get_mut(&trigger_id) {
             queue.meter.counts.note(&settled.attempt);
-            queue.request_ended(&settled, size, started_at);
+            queue.request_ended(&settled, size, request.started);
             self.look_for_reads |= !queue.is_live();
             if queue.can_send() {
-                self.give_turn(settled.trigger_id);
+                self.give_turn(trigger_id);
             }
         }
         self.unrecorded.settled.push(settled);

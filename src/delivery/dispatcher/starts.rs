@@ -39,10 +39,9 @@ impl Dispatcher {
                 let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
                 let term = self.lanes.terms().of(ready.logged.event.lane);
                 let permit = Permit { gate: self.gate.clone(), term };
-                let longest_retry_after_sec = self.longest_retry_after.as_secs();
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    let request = attempt(&client, endpoint, gone, ready, &permit, longest_retry_after_sec).await;
+                    let request = attempt(&client, endpoint, gone, ready, &permit).await;
                     drop(ended.send(EndedRequest::Single(permit.term, request)));
                 });
                 if is_probe {

@@ -7,11 +7,11 @@ use tracing::warn;
 
 use super::{MAX_READY, TriggerQueue};
 use crate::delivery::Endpoint;
-use crate::delivery::batch::{self, Answered, EventBatch, Next};
+use crate::delivery::batch::{self, EventBatch, Next};
 use crate::delivery::limiter::Load;
 use crate::delivery::outages::Flow;
 use crate::delivery::rows::{Full, Ready};
-use crate::model::{BatchConf, EventId, LaneSet, Outcome, Timestamp, Verdict};
+use crate::model::{BatchConf, EventId, LaneSet, Outcome, Verdict};
 use crate::queue::Settled;
 
 /// A webhook that refuses batch after batch is not worth a line each time.
@@ -107,33 +107,25 @@ impl TriggerQueue {
         longest_retry_after_sec: u64,
     ) -> (Vec<Settled>, Vec<EventId>) {
         let now = Instant::now();
-        self.limiter.ended(Load::of(&ended.outcome), bytes_under_way(&ended.batch), ended.started, now);
-        self.rows.has_waited_since(ended.started);
-        let events = ended.batch.len();
-        let asked_for = ended.endpoint.batch.map_or(1, |conf| conf.max_events as usize);
-        self.learnt.note(&ended.batch, &ended.outcome, asked_for);
-        let mut batch = match (ended.withdrawn, ended.batch) {
-            (true, batch) => return (Vec::new(), self.again(vec![batch], Vec::new(), kept)),
-            (false, batch) => match batch.next(&ended.outcome) {
-                Next::Settle(batch) => batch,
-                Next::Anew { batches, back } => {
-                    self.say_refused(&ended.outcome, events);
-                    return (Vec::new(), self.again(batches, back, kept));
-                }
-            },
+        let batch::Ended { batch, request, outcome, refused } = ended;
+        self.limiter.ended(Load::of(&outcome), bytes_under_way(&batch), request.started, now);
+        self.rows.has_waited_since(request.started);
+        let events = batch.len();
+        let asked_for = request.endpoint.batch.map_or(1, |conf| conf.max_events as usize);
+        self.learnt.note(&batch, &outcome, asked_for);
+        if request.withdrawn {
+            return (Vec::new(), self.again(vec![batch], Vec::new(), kept));
+        }
+        let mut batch = match batch.next(&outcome) {
+            Next::Settle(batch) => batch,
+            Next::Anew { batches, back } => {
+                self.say_refused(&outcome, events);
+                return (Vec::new(), self.again(batches, back, kept));
+            }
         };
         batch.retain(kept);
-        let answered = Answered {
-            outcome: &ended.outcome,
-            refused: &ended.refused,
-            was_gone: ended.was_gone,
-            counts,
-            started_at: ended.started_at,
-            duration_micros: ended.duration_micros,
-            now: Timestamp::now(),
-        };
-        let settlement = batch::settle(batch, &ended.endpoint, &answered, longest_retry_after_sec);
-        self.note_settled(&settlement.settled, &ended.outcome);
+        let settlement = batch::settle(batch, &request, &outcome, &refused, counts, longest_retry_after_sec);
+        self.note_settled(&settlement.settled, &outcome);
         let back = self.take_back(settlement.back, kept);
         for settled in &settlement.settled {
             self.drop_behind(settled);
