@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::load::Dice;
@@ -165,6 +166,29 @@ async fn an_answer_may_refuse_some_and_only_those_come_again() {
     // A batch is one failure of its endpoint: four of them make no outage, and spend the events' retries.
     wait_for_all(&scene, "down").await;
     assert_eq!(scene.walhook.log().matches("the endpoint is down").count(), 0);
+}
+
+/// A `Retry-After` buys an attempt even without retries, and a 413 that is a matter of time is no reason to look for a
+/// bad event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_after_puts_off_the_whole_batch() {
+    let scene = Scene::start(ITEMS).await;
+    let later = [413, 429].map(|status| Answer::status(status).retry_after("1"));
+    scene.receiver.on("/t", Script::each(later.into()));
+    let batch = json!({"max_events": 5, "max_wait_ms": MINUTE});
+    scene.create("t", "items", "/t", json!({"batch": batch, "retry_conf": {"num_retries": 0}})).await;
+    insert(&scene, 1, 5).await;
+    let sent = scene.arrivals("/t", 3).await;
+    for (retry, request) in sent.iter().enumerate() {
+        assert_eq!(ids(request), [1, 2, 3, 4, 5]);
+        let Value::Array(events) = request.json() else { panic!("no array: {request:?}") };
+        assert!(events.iter().all(|event| event["delivery_info"]["current_retry"] == retry), "{request:?}");
+    }
+    for pair in sent.windows(2) {
+        let pause = pair[1].arrived_at.duration_since(pair[0].arrived_at).expect("in order");
+        assert!(pause >= Duration::from_millis(995), "after {pause:?}");
+    }
+    wait_for_all(&scene, "t").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

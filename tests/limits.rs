@@ -22,6 +22,15 @@ async fn arrivals(scene: &Scene, path: &str, count: usize) -> Vec<SystemTime> {
     times
 }
 
+/// Whatever delays a request, none can come before its turn.
+fn check_pace(arrivals: &[SystemTime], start: SystemTime, a_second: u32) {
+    for (turn, arrived_at) in (0..).zip(arrivals) {
+        let earliest = start + Duration::from_secs(1) / a_second * turn - Duration::from_millis(5);
+        let ahead = earliest.duration_since(*arrived_at);
+        assert!(*arrived_at >= earliest, "request {turn} came {ahead:?} too early");
+    }
+}
+
 #[tokio::test]
 async fn a_rate_limit_holds_for_fresh_events_and_retries_together() {
     const A_SECOND: u32 = 10;
@@ -31,26 +40,44 @@ async fn a_rate_limit_holds_for_fresh_events_and_retries_together() {
     scene.create("t", "items", "/t", limits).await;
     let start = SystemTime::now();
     insert(&scene, 20).await;
-    // Whatever delays a request, none can come before its turn.
-    for (turn, arrived_at) in (0..).zip(arrivals(&scene, "/t", 24).await) {
-        let earliest = start + Duration::from_secs(1) / A_SECOND * turn - Duration::from_millis(5);
-        assert!(arrived_at >= earliest, "request {turn} came {:?} too early", earliest.duration_since(arrived_at));
-    }
+    check_pace(&arrivals(&scene, "/t", 24).await, start, A_SECOND);
     scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 20).await;
+}
+
+/// A batch is one request, and so is each part of one that is refused.
+#[tokio::test]
+async fn a_rate_limit_counts_requests_and_not_the_events_in_them() {
+    const A_SECOND: u32 = 2;
+    let scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/t", Script::each(vec![Answer::default(), Answer::status(413)]));
+    let batch = json!({"max_events": 200, "max_wait_ms": 60_000});
+    scene.create("t", "items", "/t", json!({"rate_limit_per_sec": A_SECOND, "batch": batch})).await;
+    let start = SystemTime::now();
+    insert(&scene, 400).await;
+    // Event by event, the second batch would not come before the deadline.
+    check_pace(&arrivals(&scene, "/t", 4).await, start, A_SECOND);
+    let events: Vec<_> =
+        scene.receiver.requests("/t").iter().map(|request| request.json().as_array().map(Vec::len)).collect();
+    assert_eq!(events, [200, 200, 100, 100].map(Some));
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 400).await;
 }
 
 #[tokio::test]
 async fn no_more_requests_than_max_in_flight_are_under_way() {
     const TAKES: Duration = Duration::from_millis(100);
     let scene = Scene::start(ITEMS).await;
-    scene.receiver.on("/t", Script::always(Answer::default().after(TAKES)));
-    scene.create("t", "items", "/t", json!({"max_in_flight": 3})).await;
+    let batch = json!({"max_events": 2, "max_wait_ms": 60_000});
+    for (path, limits) in [("/t", json!({"max_in_flight": 3})), ("/b", json!({"max_in_flight": 3, "batch": batch}))] {
+        scene.receiver.on(path, Script::always(Answer::default().after(TAKES)));
+        scene.create(&path[1..], "items", path, limits).await;
+    }
     insert(&scene, 20).await;
-    let times = arrivals(&scene, "/t", 20).await;
-    // Each is under way at the receiver for that long at least, so four within less are four at once.
-    for four in times.windows(4) {
-        let within = four[3].duration_since(four[0]).expect("in order");
-        assert!(within >= TAKES - Duration::from_millis(5), "four requests within {within:?}");
+    for (path, count) in [("/t", 20), ("/b", 10)] {
+        // Each is under way at the receiver for that long at least, so four within less are four at once.
+        for four in arrivals(&scene, path, count).await.windows(4) {
+            let within = four[3].duration_since(four[0]).expect("in order");
+            assert!(within >= TAKES - Duration::from_millis(5), "four requests within {within:?}");
+        }
     }
 }
 

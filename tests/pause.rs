@@ -195,3 +195,27 @@ async fn an_endpoint_that_is_gone_pauses_its_trigger_and_spends_nothing() {
     scene.wait_for_count("select count(*) from walhook.events where trigger = 't' and status = 'delivered'", 2).await;
     assert_eq!(status(&scene.sql).await.0, "active");
 }
+
+/// Without retries, so that whatever had to pay for an answer would be dead.
+#[tokio::test]
+async fn batches_to_an_endpoint_that_is_gone_are_held_whole_and_pay_nothing() {
+    let scene = Scene::start(ITEMS).await;
+    let batch = json!({"max_events": 5, "max_wait_ms": 60_000});
+    prepare(&scene, json!({"batch": batch, "retry_conf": {"num_retries": 0}})).await;
+    scene.receiver.on("/t", Script::always(Answer::status(410)));
+    scene.execute("insert into items select i from generate_series(1, 20) i").await;
+    let reason = wait_for_status(&scene.sql, "paused").await;
+    assert_eq!(reason.as_deref(), Some("the endpoint answered 410 Gone twice"));
+    scene.execute("insert into items select i from generate_series(21, 25) i").await;
+    let held = "select count(*) from walhook.events where trigger = 't' and status in ('retrying', 'pending')";
+    scene.wait_for_count(held, 25).await;
+    wait_for_line(&scene, "answered 410 Gone twice", 1).await;
+
+    scene.receiver.on("/t", Script::default());
+    scene.succeed("resume_event_trigger", json!({"name": "t"})).await;
+    scene.wait_for_count("select count(*) from walhook.events where trigger = 't' and status = 'delivered'", 25).await;
+    for request in scene.receiver.requests("/t") {
+        let Value::Array(events) = request.json() else { panic!("no array: {request:?}") };
+        assert!(events.iter().all(|event| event["delivery_info"]["current_retry"] == 0), "{request:?}");
+    }
+}

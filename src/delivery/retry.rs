@@ -29,6 +29,11 @@ pub fn is_gone(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Answered(response) if response.status == GONE)
 }
 
+/// Whether the endpoint says for the first time that it is gone: a second time in a row would pause its trigger.
+pub fn is_first_gone(outcome: &Outcome, was_gone: bool, conf: &RetryConf) -> bool {
+    is_gone(outcome) && !was_gone && !conf.gives_up_on(GONE)
+}
+
 /// Decides what follows from an attempt. Without walhook's own keys in `retry_conf` it is Hasura's rule
 /// (reference/hasura.md, 3.2): any 2xx is success; otherwise `Retry-After` sets the pause and forces another attempt
 /// even when retries are used up; otherwise the event is tried again after the interval until `num_retries` more were

@@ -9,6 +9,8 @@
 //!                 │  ▲
 //!                 └──┘ 413, 400
 //! ```
+//!
+//! The first 410 is followed by the same batch as well: the second one pauses the trigger, and none of its events pays.
 
 mod answer;
 mod request;
@@ -19,6 +21,7 @@ pub(super) use self::answer::Refused;
 pub(super) use self::request::{Ended, most_bytes, send};
 use super::attempt::{self, Request};
 use super::busy::Busy;
+use super::retry;
 use super::rows::Ready;
 use crate::model::{EventId, LaneSet, Outcome, RowHash, Verdict};
 use crate::queue::Settled;
@@ -32,7 +35,7 @@ const BAD_REQUEST: u16 = 400;
 enum Stage {
     #[default]
     New,
-    /// It was answered 400 once.
+    /// It was answered 400, or 410, once.
     Again,
     /// It is a half of one that was refused.
     Half,
@@ -108,19 +111,21 @@ impl EventBatch {
         self.events
     }
 
-    /// Whether to look for the events that a request is refused for. An answer with a `Retry-After` says that it is a
-    /// matter of time (RFC 9110, 15.5.14).
-    pub(super) fn next(mut self, outcome: &Outcome) -> Next {
-        let Outcome::Answered(response) = outcome else { return Next::Settle(self) };
-        let is_refused = matches!(response.status, BAD_REQUEST | TOO_LARGE) && response.retry_after_sec.is_none();
-        if !is_refused || self.events.len() == 1 {
+    /// Whether it is to be sent in another way, to find the events that it is refused for.
+    pub(super) fn next(mut self, request: &Request, outcome: &Outcome) -> Next {
+        if self.events.len() == 1 {
             return Next::Settle(self);
         }
-        if response.status == BAD_REQUEST && self.stage == Stage::New {
+        let refusal = refusal(outcome);
+        let is_first_gone = retry::is_first_gone(outcome, request.was_gone, &request.endpoint.retry_conf);
+        if self.is_new() && (refusal == Some(BAD_REQUEST) || is_first_gone) {
             self.stage = Stage::Again;
-            return Next::Anew { batches: vec![self], back: Vec::new() };
+            Next::Anew { batches: vec![self], back: Vec::new() }
+        } else if refusal.is_some() {
+            self.halve()
+        } else {
+            Next::Settle(self)
         }
-        self.halve()
     }
 
     /// The halves have no row in common, so neither waits for the other: what would, goes back.
@@ -135,16 +140,22 @@ impl EventBatch {
     }
 }
 
+/// The status that refuses a request for what is in it. An answer with a `Retry-After` says that it is a matter of time
+/// (RFC 9110, 15.5.14), and so no such one.
+fn refusal(outcome: &Outcome) -> Option<u16> {
+    let Outcome::Answered(response) = outcome else { return None };
+    let is_refused = matches!(response.status, BAD_REQUEST | TOO_LARGE) && response.retry_after_sec.is_none();
+    is_refused.then_some(response.status)
+}
+
 /// Whether a request was too large.
 pub(super) fn is_too_large(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Answered(response) if response.status == TOO_LARGE)
+    refusal(outcome) == Some(TOO_LARGE)
 }
 
 /// Whether an event is refused though nothing else is in its request, so that it would have others refused with it.
 pub(super) fn is_loner(settled: &[Settled], outcome: &Outcome) -> bool {
-    let is_refused = matches!(outcome, Outcome::Answered(response)
-        if matches!(response.status, BAD_REQUEST | TOO_LARGE));
-    is_refused && matches!(settled, [one] if one.is_waiting())
+    refusal(outcome).is_some() && matches!(settled, [one] if one.is_waiting())
 }
 
 /// What became of a batch's events.

@@ -48,7 +48,7 @@ impl Ended {
     ) -> (Vec<Settled>, Vec<EventId>) {
         let of_kept = self.batch.events.iter().filter(|ready| kept.contains(ready.logged.event.lane));
         let ids = of_kept.map(|ready| ready.logged.id()).collect();
-        let mut batch = match self.batch.next(&self.outcome) {
+        let mut batch = match self.batch.next(&self.request, &self.outcome) {
             Next::Settle(batch) if !self.request.withdrawn => batch,
             Next::Settle(_) | Next::Anew { .. } => return (Vec::new(), ids),
         };

@@ -12,7 +12,7 @@ use super::*;
 use crate::delivery::Endpoint;
 use crate::delivery::rows::{Full, Rows};
 use crate::model::{
-    Event, Lsn, OnDead, Operation, Ordering, Position, Response, RetryConf, Subject, TableName, Timestamp,
+    Event, Lsn, OnDead, Operation, Ordering, Position, Response, RetryConf, Statuses, Subject, TableName, Timestamp,
     WHOLE_TRIGGER,
 };
 use crate::queue::Logged;
@@ -64,17 +64,13 @@ fn settled(batch: EventBatch, endpoint: &Endpoint, outcome: &Outcome, refused: &
         [] => Refused::Nothing,
         seqs => Refused::These(seqs.iter().map(|seq| Uuid::from_u128(*seq as u128)).collect()),
     };
-    let (started_at, ended_at) = (Timestamp(0), Timestamp::now());
-    let request = Request {
-        endpoint: Arc::new(endpoint.clone()),
-        started: Instant::now(),
-        started_at,
-        ended_at,
-        duration_micros: 0,
-        was_gone: false,
-        withdrawn: false,
-    };
-    settle(batch, &request, outcome, &refused, true, 60)
+    settle(batch, &request(endpoint, false), outcome, &refused, true, 60)
+}
+
+fn request(endpoint: &Endpoint, was_gone: bool) -> Request {
+    let (started, started_at, ended_at) = (Instant::now(), Timestamp(0), Timestamp::now());
+    let endpoint = Arc::new(endpoint.clone());
+    Request { endpoint, started, started_at, ended_at, duration_micros: 0, was_gone, withdrawn: false }
 }
 
 /// Place, first letter of the verdict, and the row that it unlocks.
@@ -174,7 +170,7 @@ fn hunt(rows: &mut Rows, ordering: Ordering, bad: &[i64], answer: u16) -> (BTree
         sizes.push(batch.len());
         let is_bad = batch.events.iter().any(|ready| bad.contains(&ready.logged.seq));
         let outcome = status(if is_bad { answer } else { 204 });
-        match batch.next(&outcome) {
+        match batch.next(&request(&conf, false), &outcome) {
             Next::Anew { batches, back } => {
                 rows.put_back(back);
                 rows.send_anew(batches.into_iter());
@@ -225,15 +221,25 @@ fn what_an_answer_to_a_batch_means_for_it() {
         }
     };
     let later = Outcome::Answered(Response { status: 413, retry_after_sec: Some(5), ..Response::default() });
+    let conf = endpoint(Ordering::Row, 5);
+    let next = |batch: EventBatch, outcome: &Outcome| halves(batch.next(&request(&conf, false), outcome));
     for outcome in [status(200), status(404), status(422), status(500), later] {
-        assert_eq!(halves(batch().next(&outcome)), [], "{outcome:?}");
+        assert_eq!(next(batch(), &outcome), [], "{outcome:?}");
     }
-    assert_eq!(halves(batch().next(&status(413))), [(Stage::Half, 2), (Stage::Half, 2)]);
-    assert_eq!(halves(batch().next(&status(400))), [(Stage::Again, 4)]);
-    let again = EventBatch { stage: Stage::Again, ..batch() };
-    assert_eq!(halves(again.next(&status(400))), [(Stage::Half, 2), (Stage::Half, 2)]);
-    let one = EventBatch { events: batch().events.split_off(3), stage: Stage::Half };
-    assert_eq!(halves(one.next(&status(400))), []);
+    let in_halves = [(Stage::Half, 2), (Stage::Half, 2)];
+    assert_eq!(next(batch(), &status(413)), in_halves);
+    assert_eq!(next(batch(), &status(400)), [(Stage::Again, 4)]);
+    let again = || EventBatch { stage: Stage::Again, ..batch() };
+    assert_eq!(next(again(), &status(400)), in_halves);
+    let one = || EventBatch { events: batch().events.split_off(3), stage: Stage::Half };
+    assert_eq!(next(one(), &status(400)), []);
+    // The first 410 is not paid for, but only once, and where a second one would pause the trigger.
+    assert_eq!(next(batch(), &status(410)), [(Stage::Again, 4)]);
+    assert_eq!(next(again(), &status(410)), []);
+    assert_eq!(halves(batch().next(&request(&conf, true), &status(410))), []);
+    let retry_conf = RetryConf { give_up_on: vec![Statuses::One(410)], ..conf.retry_conf.clone() };
+    let picky = Endpoint { retry_conf, ..conf.clone() };
+    assert_eq!(halves(batch().next(&request(&picky, false), &status(410))), []);
 }
 
 fn single(mut rows: Rows) -> Ready {

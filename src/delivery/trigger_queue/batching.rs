@@ -10,6 +10,7 @@ use crate::delivery::Endpoint;
 use crate::delivery::batch::{self, EventBatch, Next};
 use crate::delivery::limiter::Load;
 use crate::delivery::outages::Flow;
+use crate::delivery::retry;
 use crate::delivery::rows::{Full, Ready};
 use crate::model::{BatchConf, EventId, LaneSet, Outcome, Verdict};
 use crate::queue::Settled;
@@ -116,7 +117,7 @@ impl TriggerQueue {
         if request.withdrawn {
             return (Vec::new(), self.again(vec![batch], Vec::new(), kept));
         }
-        let mut batch = match batch.next(&outcome) {
+        let mut batch = match batch.next(&request, &outcome) {
             Next::Settle(batch) => batch,
             Next::Anew { batches, back } => {
                 self.say_refused(&outcome, events);
@@ -182,7 +183,7 @@ impl TriggerQueue {
     }
 
     fn say_refused(&mut self, outcome: &Outcome, events: usize) {
-        if self.learnt.told_at.is_some_and(|at| at.elapsed() < BETWEEN_LINES) {
+        if retry::is_gone(outcome) || self.learnt.told_at.is_some_and(|at| at.elapsed() < BETWEEN_LINES) {
             return;
         }
         self.learnt.told_at = Some(Instant::now());
