@@ -146,6 +146,34 @@ async fn new_events_are_told_to_other_nodes_and_to_nobody_where_there_is_none() 
     scene.wait_for_count(DELIVERED, 21).await;
 }
 
+/// A node that is told of new events reads the log for the triggers that have some, however many others there are.
+#[tokio::test]
+async fn what_is_told_of_one_trigger_costs_no_read_of_the_others() {
+    const OTHERS: usize = 8;
+    let scene = Scene::start(&format!("{ITEMS}; create table public.others (id int primary key)")).await;
+    scene.create("busy", "items", "/busy", json!({})).await;
+    for number in 0..OTHERS {
+        scene.create(&format!("other_{number}"), "others", "/other", json!({})).await;
+    }
+    let start = Start::serve(&scene.database).with(&["--only", "delivery"]);
+    let second = start.env("WALHOOK_LOG", "walhook::delivery::dispatcher=debug").spawn();
+    wait_for_lanes(&scene, &[&scene.walhook, &second]).await;
+    for come in [10, 20, 30] {
+        scene.execute("insert into items (name) select 'a' from generate_series(1, 10)").await;
+        scene.wait_for_count(DELIVERED, come).await;
+    }
+    let log = second.log();
+    let reads = |log: &str, trigger: &str| {
+        log.lines().filter(|line| line.contains("its log was read") && line.contains(trigger)).count()
+    };
+    assert!(reads(&log, "busy") > 0, "it took no part:\n{log}");
+    assert_eq!(reads(&log, "other_"), 0, "{log}");
+    // They have missed nothing.
+    scene.execute("insert into others select generate_series(1, 10)").await;
+    scene.wait_for_count(DELIVERED, 30 + 10 * OTHERS as i64).await;
+    assert!(reads(&second.log(), "other_") > 0, "{}", second.log());
+}
+
 /// Requests are under way while their node sleeps, so long that another one takes its lanes. What it then hears of them
 /// is not worth recording any more, also where it has the lanes again.
 #[tokio::test]
@@ -223,7 +251,7 @@ async fn a_rolling_restart_under_load_delivers_nothing_twice() {
     writers.finish().await;
     check_log(&scene.sql, DEADLINE).await;
     let repeated = check_delivered(&scene.sql, &scene.receiver, DEADLINE).await;
-    assert_eq!(repeated, 0, "{}", scene.walhook.log());
+    assert_eq!(repeated, 0, "{}\n---\n{}", scene.walhook.log(), other.log());
     check_order(&scene);
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::model::{EventId, Lane, LaneSet, RowHash, Timestamp};
 use crate::postgres::{Pool, Pooled};
-use crate::queue::{self, Backlog, Bounds, Deferred, DueRoom, EndpointDown, Floor, LiveTrigger};
+use crate::queue::{self, Backlog, Bounds, Deferred, DueRoom, EndpointDown, Floor, LiveTrigger, Stretch};
 
 /// What a read brought.
 pub(super) enum Fetched {
@@ -18,6 +18,8 @@ pub(super) enum Fetched {
     Backlog { trigger_id: Uuid, backlog: Backlog },
     /// They could not be read.
     BacklogFailed { trigger_id: Uuid },
+    /// Which of these triggers have something to be read; `None` where that could not be found out.
+    News { asked: Vec<Stretch>, found: Option<HashSet<Uuid>> },
     /// Due deferred events, and when the next one is due.
     Due { events: Vec<Deferred>, next: Option<Timestamp>, at: Timestamp },
     /// They could not be read.
@@ -96,6 +98,18 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
             Fetched::BacklogFailed { trigger_id }
         }
     }
+}
+
+pub(super) async fn news(pool: Pool, asked: Vec<Stretch>) -> Fetched {
+    let read = async |client: &Client| queue::triggers_with_events(client, &asked).await;
+    let found = match with_session(&pool, read).await {
+        Ok(found) => Some(found),
+        Err(error) => {
+            failed("the event log", &error).await;
+            None
+        }
+    };
+    Fetched::News { asked, found }
 }
 
 pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>, lanes: LaneSet) -> Fetched {

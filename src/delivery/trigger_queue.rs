@@ -60,6 +60,8 @@ pub(super) struct TriggerQueue {
     /// How far the log was taken; follows the log's end while live.
     taken_to: i64,
     intake: Intake,
+    /// Whether there are, or lately were, events for it in the log that the feed did not bring.
+    has_backlog: bool,
     /// As in [`Place`](super::fetch::Place).
     lanes: LaneSet,
     floor: Floor,
@@ -93,6 +95,7 @@ impl TriggerQueue {
             tracker: Tracker::default(),
             taken_to: i64::MAX,
             intake: Intake::Behind,
+            has_backlog: false,
             lanes: LaneSet::NONE,
             floor: [i64::MAX; LANES as usize],
             dealt_with: HashSet::new(),
@@ -135,7 +138,7 @@ impl TriggerQueue {
             }
             Intake::Live => {
                 self.taken_to = logged.seq - 1;
-                self.intake = Intake::Behind;
+                (self.intake, self.has_backlog) = (Intake::Behind, true);
             }
             Intake::Reading { tail: tail @ Some(_), .. } => {
                 let kept = tail.get_or_insert_default();
@@ -220,6 +223,7 @@ impl TriggerQueue {
     pub(super) fn read(&mut self, backlog: Backlog) {
         let Intake::Reading { up_to, tail } = std::mem::replace(&mut self.intake, Intake::Behind) else { return };
         self.dirty |= !backlog.events.is_empty();
+        self.has_backlog = !backlog.events.is_empty() || !backlog.complete;
         for logged in backlog.events {
             self.taken_to = logged.seq;
             let lane = usize::from(logged.event.lane % LANES);
@@ -243,6 +247,16 @@ impl TriggerQueue {
     /// The read did not work; it is asked for again.
     pub(super) fn read_failed(&mut self) {
         self.intake = Intake::Behind;
+    }
+
+    /// In place of a read: there is something to be read, which is to be asked for again.
+    pub(super) fn has_news(&mut self) {
+        (self.intake, self.has_backlog) = (Intake::Behind, true);
+    }
+
+    /// Whether to read its log is worth it, as far as is known.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.has_backlog
     }
 
     fn take(&mut self, logged: Logged) {

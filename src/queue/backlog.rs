@@ -57,7 +57,37 @@ pub async fn read_backlog(
     Ok(Backlog { events, complete })
 }
 
-/// What such a read costs: it is done, and what Postgres says of it given (EXPLAIN with ANALYZE and BUFFERS, as JSON).
+/// A stretch of a trigger's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The trigger.
+    pub trigger_id: Uuid,
+    /// Its source.
+    pub source_id: i16,
+    /// It begins after this seq.
+    pub after: i64,
+    /// It ends with this one.
+    pub up_to: i64,
+}
+
+/// The triggers that have events in these stretches, in whichever lanes.
+///
+/// # Errors
+/// What Postgres said.
+pub async fn triggers_with_events(client: &impl GenericClient, stretches: &[Stretch]) -> Result<HashSet<Uuid>, Error> {
+    fn column<T>(stretches: &[Stretch], of: impl Fn(&Stretch) -> T) -> Vec<T> {
+        stretches.iter().map(of).collect()
+    }
+    let triggers = column(stretches, |stretch| stretch.trigger_id);
+    let sources = column(stretches, |stretch| stretch.source_id);
+    let (after, up_to) = (column(stretches, |stretch| stretch.after), column(stretches, |stretch| stretch.up_to));
+    let sql = include_str!("../../sql/backlog_exists.sql");
+    let rows = client.query(sql, &[&triggers, &sources, &after, &up_to]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What a read of a trigger's next events costs: it is done, and what Postgres says of it given (EXPLAIN with ANALYZE
+/// and BUFFERS, as JSON).
 ///
 /// # Errors
 /// What Postgres said.

@@ -161,7 +161,8 @@ impl Dispatcher {
     fn start_change(&mut self) {
         self.lanes.change = Change::Loading;
         self.fetches = JoinSet::new();
-        (self.reading, self.due_running, self.heads_running) = (0, false, false);
+        self.forget_reads();
+        (self.due_running, self.heads_running) = (false, false);
         self.down_changed |= std::mem::take(&mut self.telling_down);
         self.waiters_of_next_load.append(&mut self.loaded_waiters);
         self.load(HashSet::new());

@@ -6,6 +6,7 @@ mod figures;
 mod holding;
 mod lanes;
 mod reactions;
+mod reading;
 mod starts;
 mod stopping;
 
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use self::feeding::Held;
 use self::lanes::Lanes;
+use self::reading::Reads;
 use super::attempt::EndedRequest;
 use super::budget::Budget;
 use super::busy::Busy;
@@ -47,7 +49,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Where a source is not captured in this process, the end of its log is told by NOTIFY, or else known by asking.
 const HEAD_INTERVAL: Duration = Duration::from_secs(2);
 const HEAD_INTERVAL_TOLD: Duration = LOOK_INTERVAL;
-const READS: usize = 3;
 /// For so long after the start hand-overs wait for the lanes and the triggers, which are a moment away unless another
 /// node has them. What came before them would have to be read from the log, and what came meanwhile as well.
 const START: Duration = Duration::from_secs(1);
@@ -108,7 +109,7 @@ pub(super) struct Dispatcher {
     /// Not before this, unless there is much to record.
     record_at: Instant,
     fetches: JoinSet<Fetched>,
-    reading: usize,
+    reads: Reads,
     /// Whether a trigger may have become ready to read on since the last look at all of them.
     look_for_reads: bool,
     loading: bool,
@@ -172,7 +173,7 @@ impl Dispatcher {
             look_for_parked: false,
             record_at: Instant::now(),
             fetches: JoinSet::new(),
-            reading: 0,
+            reads: Reads::default(),
             look_for_reads: false,
             loading: false,
             load_again: false,

@@ -131,23 +131,9 @@ impl Dispatcher {
 
     pub(super) fn on_fetched(&mut self, fetched: Result<Fetched, tokio::task::JoinError>) {
         match fetched.expect("a fetch neither panics nor is aborted while the dispatcher runs") {
-            Fetched::Backlog { trigger_id, backlog } => {
-                self.reading -= 1;
-                self.look_for_reads = true;
-                if let Some(queue) = self.triggers.get_mut(&trigger_id) {
-                    queue.read(backlog);
-                    if queue.can_send() {
-                        self.give_turn(trigger_id);
-                    }
-                }
-            }
-            Fetched::BacklogFailed { trigger_id } => {
-                self.reading -= 1;
-                self.look_for_reads = true;
-                if let Some(queue) = self.triggers.get_mut(&trigger_id) {
-                    queue.read_failed();
-                }
-            }
+            Fetched::Backlog { trigger_id, backlog } => self.on_backlog(trigger_id, Some(backlog)),
+            Fetched::BacklogFailed { trigger_id } => self.on_backlog(trigger_id, None),
+            Fetched::News { asked, found } => self.on_log_news(&asked, found.as_ref()),
             Fetched::Due { events, next, at } => self.on_due(events, next, at),
             Fetched::DueFailed => {
                 self.due_running = false;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, READS, TURN};
+use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, TURN};
 use crate::delivery::attempt::{EndedRequest, Permit, attempt};
 use crate::delivery::busy::Busy;
 use crate::delivery::fetch;
@@ -87,22 +87,6 @@ impl Dispatcher {
     pub(super) fn give_turn(&mut self, id: Uuid) {
         if self.in_turns.insert(id) {
             self.turns.push_back(id);
-        }
-    }
-
-    pub(super) fn start_reads(&mut self) {
-        if !std::mem::take(&mut self.look_for_reads) {
-            return;
-        }
-        for (id, queue) in &mut self.triggers {
-            if self.reading >= READS {
-                // The end of a read looks again.
-                return;
-            }
-            if let Some(bounds) = queue.wants_read(self.heads.of(queue.source_id)) {
-                self.reading += 1;
-                self.fetches.spawn(fetch::backlog(self.pool.clone(), *id, queue.source_id, bounds));
-            }
         }
     }
 
