@@ -8,11 +8,12 @@ with dead as (
 ),
 owning as (
     delete from walhook.node_session s using dead where s.node_id = dead.id
-    returning s.node_id, s.backend_pid, s.backend_start
+    returning s.node_id, s.purpose, s.backend_pid, s.backend_start
 )
 select dead.host, dead.process_id, count(*) filter (where pg_terminate_backend(session.pid)) as ended
 from dead
 left join owning on owning.node_id = dead.id
 left join pg_stat_activity session
   on session.pid = owning.backend_pid and session.backend_start = owning.backend_start
+ and owning.purpose <> 'heartbeat'
 group by dead.id, dead.host, dead.process_id

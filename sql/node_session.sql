@@ -1,5 +1,5 @@
--- Purpose: name a session that is to own lanes or a source, before it does, so that others can end it. Nothing is
---          written where the node is not registered.
+-- Purpose: name a session that is to own lanes or a source, before it does, so that others can end it; or another one
+--          for heartbeats than the node was registered with. Nothing is written where the node is not registered.
 -- Caller: queue::node::own_session. Locks: one row. Index: node_pkey, node_session_pkey.
 insert into walhook.node_session (node_id, purpose, backend_pid, backend_start)
 select $1, $2, own.pid, own.backend_start

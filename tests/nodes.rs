@@ -90,6 +90,25 @@ async fn three_nodes_share_the_lanes_and_whoever_is_left_takes_them_over() {
     check_order(&scene);
 }
 
+/// Nobody waits for a node that was killed once another one is started on its machine; who lives is not touched.
+#[tokio::test]
+async fn a_killed_node_is_replaced_at_once_by_one_that_is_started_on_its_machine() {
+    // So long that nothing here comes of a node's silence.
+    let patient = |start: Start| start.with(&["--node-timeout", "10m"]);
+    let Scene { walhook, receiver, sql, database } = Scene::start_with(ITEMS, patient).await;
+    let other = patient(Start::serve(&database)).ready().await;
+    walhook.kill9().await;
+    let scene = Scene { walhook: other, receiver, sql, database };
+    // The server has noticed when the other one's sessions are the only ones.
+    let killed = "select count(*) from walhook.node_session s
+                  join pg_stat_activity a on a.pid = s.backend_pid and a.backend_start = s.backend_start
+                  join walhook.node n on n.id = s.node_id where n.process_id <> ";
+    scene.wait_for_count(&format!("{killed} {}", scene.walhook.process_id()), 0).await;
+    let replacement = patient(Start::serve(&scene.database)).ready().await;
+    wait_for_lanes(&scene, &[&scene.walhook, &replacement]).await;
+    assert!(!scene.walhook.log().contains("taken this node for dead"), "{}", scene.walhook.log());
+}
+
 /// Its requests hang when it is asked to stop. Others need not wait for those to end to go on with all the rest.
 #[tokio::test]
 async fn a_node_that_stops_gives_its_lanes_back_as_they_run_idle() {

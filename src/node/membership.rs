@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{Lease, Moment};
@@ -163,6 +163,13 @@ impl Membership {
             let peers = registry.beat(leaving).await?;
             if peers.iter().any(|peer| peer.id == self.node.id) {
                 return Ok(peers);
+            }
+            // Only a process that starts asks: after an outage that cut off many, the first one back would take the
+            // others for dead.
+            if self.standing.borrow().registrations == 0 {
+                for process_id in registry.replace().await? {
+                    info!("the node of process {process_id} on this machine has ended; its lanes need not wait for it");
+                }
             }
             registry.register().await?;
             self.standing.send_modify(|standing| standing.registrations += 1);

@@ -63,6 +63,7 @@ impl Registry {
     /// What Postgres said.
     pub async fn open(database: &Settings, node: Node) -> Result<Registry, Error> {
         let session = connect(database, "walhook node").await?;
+        own_session(&*session, node.id, Purpose::Heartbeat).await?;
         let beat = session.prepare(include_str!("../../sql/node_beat.sql")).await?;
         Ok(Registry { session, node, beat })
     }
@@ -82,6 +83,16 @@ impl Registry {
             leaving: row.get(4),
         };
         Ok(rows.iter().map(peer).collect())
+    }
+
+    /// Takes nodes of this machine for dead that have no session left, and gives their processes. To be asked by a
+    /// process that starts, before it registers.
+    ///
+    /// # Errors
+    /// What Postgres said.
+    pub async fn replace(&self) -> Result<Vec<i32>, Error> {
+        let rows = self.session.query(include_str!("../../sql/node_replace.sql"), &[&self.node.host]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Registers this node, and tells the others.
@@ -125,13 +136,15 @@ impl Registry {
     }
 }
 
-/// What a session of a node owns as long as it lives.
+/// What a session of a node is for; what it owns, it owns as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Lanes.
     Lanes,
     /// The log of a source.
     Source(i16),
+    /// Nothing: it says that the node lives.
+    Heartbeat,
 }
 
 /// Names a session of a node before it owns anything, so that others can end it. False where the node is not
@@ -143,6 +156,7 @@ pub async fn own_session(client: &impl GenericClient, node: Uuid, purpose: Purpo
     let purpose = match purpose {
         Purpose::Lanes => "lanes".to_owned(),
         Purpose::Source(id) => format!("source {id}"),
+        Purpose::Heartbeat => "heartbeat".to_owned(),
     };
     Ok(client.execute(include_str!("../../sql/node_session.sql"), &[&node, &purpose]).await? == 1)
 }
