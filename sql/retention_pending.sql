@@ -4,11 +4,7 @@
 --         replay_open.
 select t.name
 from walhook.trigger t
-cross join lateral (
-    select case when count(*) = 16 then min(c.seq) else 0 end as seq
-    from walhook.cursor c
-    where c.trigger_id = t.id and c.source_id = t.source_id
-) lowest
+join walhook.lowest_cursor lowest on lowest.trigger_id = t.id
 where t.deleted_at is null
   and (exists (
       select from walhook.event e

@@ -5,11 +5,7 @@
 select t.definition ->> 'source' as source, t.name,
        greatest(extract(epoch from clock_timestamp() - least(logged.committed_at, due.due_at)), 0)::float8 as seconds
 from walhook.trigger t
-cross join lateral (
-    select case when count(*) = 16 then min(c.seq) else 0 end as seq
-    from walhook.cursor c
-    where c.trigger_id = t.id and c.source_id = t.source_id
-) lowest
+join walhook.lowest_cursor lowest on lowest.trigger_id = t.id
 left join lateral (
     select e.committed_at
     from walhook.event e
