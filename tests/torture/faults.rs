@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use walhook::postgres::cluster::{Cluster, Mode};
+use walhook::postgres::connect;
 
 use crate::Dice;
 use crate::ledger::Damage;
@@ -22,6 +23,8 @@ pub enum Fault {
     Stop,
     /// Stands still for a while without knowing.
     Pause,
+    /// Stands still while others take its lanes, and gets them back when those are killed.
+    Outlive,
     /// Connections to Postgres break.
     Cut,
     /// Connections to Postgres carry nothing for a while.
@@ -33,11 +36,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::Kill,
         Fault::KillTwice,
         Fault::Stop,
         Fault::Pause,
+        Fault::Outlive,
         Fault::Cut,
         Fault::Freeze,
         Fault::Terminate,
@@ -66,6 +70,10 @@ impl Node {
     fn start_again(&mut self) {
         self.past.push(self.walhook.log());
         self.walhook = self.start.clone().spawn();
+    }
+
+    fn process_id(&self) -> i32 {
+        self.walhook.process_id() as i32
     }
 
     async fn kill(&mut self) {
@@ -132,6 +140,9 @@ impl Nodes {
     ) {
         damage.crashes += self.revive();
         let alone = self.0.len() == 1;
+        if matches!(fault, Fault::Outlive) && !alone {
+            return self.outlive(database, dice, damage).await;
+        }
         let place = dice.below(self.0.len() as u64) as usize;
         let node = &mut self.0[place];
         let mut rest = async |millis: u64| tokio::time::sleep(Duration::from_millis(dice.below(millis))).await;
@@ -151,7 +162,7 @@ impl Nodes {
                 damage.crashes += usize::from(!node.walhook.terminate(DEADLINE).await.success());
                 node.start_again();
             }
-            Fault::Pause => {
+            Fault::Pause | Fault::Outlive => {
                 node.walhook.signal("STOP");
                 rest(3000).await;
                 node.walhook.signal("CONT");
@@ -177,6 +188,56 @@ impl Nodes {
         // Another node takes the lanes over when their owner loses its session.
         damage.takeovers += usize::from(!alone && !matches!(fault, Fault::Stop));
     }
+
+    /// What one node had under way when it lost its lanes is of no account when it has them again.
+    async fn outlive(&mut self, database: &TestDatabase, dice: &mut Dice, damage: &mut Damage) {
+        let owner = owner_of_most(database).await;
+        let place = self.0.iter().position(|node| owner == Some(node.process_id())).unwrap_or(0);
+        self.0[place].walhook.signal("STOP");
+        let stopped = self.0[place].process_id();
+        self.wait_for_owner("others to take the lanes", database, damage, |_, owner| owner != stopped).await;
+        tokio::time::sleep(Duration::from_millis(dice.below(500))).await;
+        let mut killed: Vec<Node> = std::mem::take(&mut self.0);
+        self.0.push(killed.remove(place));
+        for node in &mut killed {
+            node.walhook.signal("KILL");
+            node.walhook.wait(DEADLINE).await;
+            damage.kills += 1;
+        }
+        self.0[0].walhook.signal("CONT");
+        let is_survivor = |nodes: &Nodes, owner| owner == nodes.0[0].process_id();
+        self.wait_for_owner("the lanes to come back", database, damage, is_survivor).await;
+        killed.iter_mut().for_each(Node::start_again);
+        self.0.append(&mut killed);
+        damage.takeovers += 2;
+    }
+
+    async fn wait_for_owner(
+        &mut self,
+        what: &str,
+        database: &TestDatabase,
+        damage: &mut Damage,
+        is_right: impl Fn(&Nodes, i32) -> bool,
+    ) {
+        let end = std::time::Instant::now() + DEADLINE;
+        loop {
+            damage.crashes += self.revive();
+            let owner = owner_of_most(database).await;
+            if owner.is_some_and(|owner| is_right(self, owner)) {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "not within {DEADLINE:?}: {what}; they are process {owner:?}'s");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The process that has the most lanes.
+async fn owner_of_most(database: &TestDatabase) -> Option<i32> {
+    let owner = "select process_id from walhook.lanes where process_id is not null
+                 group by process_id order by count(*) desc limit 1";
+    let session = connect(&database.settings(), "test").await.ok()?;
+    session.query_opt(owner, &[]).await.ok()?.map(|row| row.get(0))
 }
 
 impl Drop for Nodes {
