@@ -6,7 +6,7 @@ use walhook::postgres::cluster::{Cluster, Mode};
 use walhook::postgres::connect;
 
 use crate::Dice;
-use crate::ledger::Damage;
+use crate::damage::Damage;
 use crate::support::cluster::TestDatabase;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::scene::DEADLINE;
@@ -76,10 +76,16 @@ impl Node {
         self.walhook.process_id() as i32
     }
 
-    async fn kill(&mut self) {
+    async fn kill(&mut self, damage: &mut Damage) {
+        self.end(damage).await;
+        self.start_again();
+    }
+
+    async fn end(&mut self, damage: &mut Damage) {
         self.walhook.signal("KILL");
         self.walhook.wait(DEADLINE).await;
-        self.start_again();
+        damage.kills += 1;
+        damage.ended(format!("process {} was killed", self.walhook.process_id()));
     }
 }
 
@@ -100,24 +106,22 @@ impl Nodes {
         self.0.iter().map(|node| node.walhook.url("")).collect()
     }
 
-    /// Starts those again that ended by themselves, as whoever runs them would. Gives how many.
-    fn revive(&mut self) -> usize {
-        let mut revived = 0;
-        for node in &mut self.0 {
+    /// Starts those again that ended by themselves, as whoever runs them would.
+    fn revive(&mut self, damage: &mut Damage) {
+        for (place, node) in self.0.iter_mut().enumerate() {
             if let Some(status) = node.walhook.ended() {
                 println!("a walhook ended by itself: {status}");
+                damage.ended(format!("node {place} ended by itself, {status}"));
                 node.start_again();
-                revived += 1;
             }
         }
-        revived
     }
 
     /// Waits until all of them work.
     pub async fn recover(&mut self, damage: &mut Damage) {
         for node in 0..self.0.len() {
             eventually("walhook to be ready", DEADLINE, || {
-                damage.crashes += self.revive();
+                self.revive(damage);
                 let url = self.0[node].walhook.url("/readyz");
                 async move {
                     match reqwest::get(&url).await {
@@ -138,28 +142,27 @@ impl Nodes {
         dice: &mut Dice,
         damage: &mut Damage,
     ) {
-        damage.crashes += self.revive();
+        self.revive(damage);
         let alone = self.0.len() == 1;
         if matches!(fault, Fault::Outlive) && !alone {
             return self.outlive(database, dice, damage).await;
         }
         let place = dice.below(self.0.len() as u64) as usize;
         let node = &mut self.0[place];
+        damage.note(format!("{fault:?} of node {place}, process {}", node.walhook.process_id()));
         let mut rest = async |millis: u64| tokio::time::sleep(Duration::from_millis(dice.below(millis))).await;
         match fault {
-            Fault::Kill => {
-                node.kill().await;
-                damage.kills += 1;
-            }
+            Fault::Kill => node.kill(damage).await,
             Fault::KillTwice => {
-                node.kill().await;
+                node.kill(damage).await;
                 rest(1000).await;
-                node.kill().await;
-                damage.kills += 2;
+                node.kill(damage).await;
             }
             Fault::Stop => {
                 // One that has hardly started does not know the signal yet: then it is a crash.
-                damage.crashes += usize::from(!node.walhook.terminate(DEADLINE).await.success());
+                if !node.walhook.terminate(DEADLINE).await.success() {
+                    damage.ended("it had hardly started".to_owned());
+                }
                 node.start_again();
             }
             Fault::Pause | Fault::Outlive => {
@@ -186,7 +189,8 @@ impl Nodes {
             Fault::CrashPostgres => cluster.restart(Mode::Immediate).await.expect("a restart"),
         }
         // Another node takes the lanes over when their owner loses its session.
-        damage.takeovers += usize::from(!alone && !matches!(fault, Fault::Stop));
+        damage.interruptions += usize::from(!alone && !matches!(fault, Fault::Stop));
+        damage.note("it is mended".to_owned());
     }
 
     /// What one node had under way when it lost its lanes is of no account when it has them again.
@@ -195,21 +199,20 @@ impl Nodes {
         let place = self.0.iter().position(|node| owner == Some(node.process_id())).unwrap_or(0);
         self.0[place].walhook.signal("STOP");
         let stopped = self.0[place].process_id();
+        damage.note(format!("node {place}, process {stopped}, stands still and outlives the others"));
         self.wait_for_owner("others to take the lanes", database, damage, |_, owner| owner != stopped).await;
         tokio::time::sleep(Duration::from_millis(dice.below(500))).await;
         let mut killed: Vec<Node> = std::mem::take(&mut self.0);
         self.0.push(killed.remove(place));
         for node in &mut killed {
-            node.walhook.signal("KILL");
-            node.walhook.wait(DEADLINE).await;
-            damage.kills += 1;
+            node.end(damage).await;
         }
         self.0[0].walhook.signal("CONT");
         let is_survivor = |nodes: &Nodes, owner| owner == nodes.0[0].process_id();
         self.wait_for_owner("the lanes to come back", database, damage, is_survivor).await;
         killed.iter_mut().for_each(Node::start_again);
         self.0.append(&mut killed);
-        damage.takeovers += 2;
+        damage.interruptions += 2;
     }
 
     async fn wait_for_owner(
@@ -221,7 +224,7 @@ impl Nodes {
     ) {
         let end = std::time::Instant::now() + DEADLINE;
         loop {
-            damage.crashes += self.revive();
+            self.revive(damage);
             let owner = owner_of_most(database).await;
             if owner.is_some_and(|owner| is_right(self, owner)) {
                 return;

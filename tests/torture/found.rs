@@ -1,6 +1,6 @@
 //! What is in the queue after a round, and what the receivers got.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
@@ -14,6 +14,8 @@ use crate::support::receiver::Request;
 pub struct Event {
     pub seq: i64,
     pub id: Uuid,
+    /// For whoever has to find out what happened, as below.
+    _lane: i16,
     pub operation: String,
     pub marks: [Option<i64>; 2],
     pub committed_at: i64,
@@ -29,6 +31,8 @@ pub struct Attempt {
     pub verdict: String,
     pub started: i64,
     pub ended: i64,
+    /// When, and by which session.
+    _recorded: (i64, i32),
 }
 
 impl Attempt {
@@ -79,7 +83,8 @@ pub struct Found {
     attempts: HashMap<Uuid, Vec<Attempt>>,
     arrivals: HashMap<Uuid, Vec<Arrival>>,
     pub names: HashMap<Uuid, String>,
-    pub deleted: HashSet<Uuid>,
+    /// Since when, in microseconds.
+    pub deleted: HashMap<Uuid, i64>,
     pub replays: Vec<Replay>,
     pub requests: Vec<Request>,
 }
@@ -88,31 +93,33 @@ impl Found {
     pub async fn read(sql: &Session, requests: Vec<Request>) -> Found {
         let events = "select trigger_id, seq, id, operation, (old::json ->> 'mark')::bigint,
                              (new::json ->> 'mark')::bigint, (extract(epoch from committed_at) * 1000000)::bigint,
-                             (extract(epoch from deliver_at) * 1000000)::bigint
+                             (extract(epoch from deliver_at) * 1000000)::bigint, lane
                       from audit.event order by seq";
         let mut found = Found {
             events: HashMap::new(),
             attempts: HashMap::new(),
             arrivals: HashMap::new(),
             names: HashMap::new(),
-            deleted: HashSet::new(),
+            deleted: HashMap::new(),
             replays: Vec::new(),
             requests,
         };
         for row in sql.query(events, &[]).await.expect("the log") {
             let marks = [row.get(4), row.get(5)];
             let (seq, id, operation) = (row.get(1), row.get(2), row.get(3));
-            let (committed_at, deliver_at) = (row.get(6), row.get(7));
-            let event = Event { seq, id, operation, marks, committed_at, deliver_at };
+            let (committed_at, deliver_at, _lane) = (row.get(6), row.get(7), row.get(8));
+            let event = Event { seq, id, _lane, operation, marks, committed_at, deliver_at };
             found.events.entry(row.get(0)).or_default().push(event);
         }
         let attempts = "select event_id, number, status, verdict,
-                               (extract(epoch from started_at) * 1000000)::bigint, duration_micros
+                               (extract(epoch from started_at) * 1000000)::bigint, duration_micros,
+                               (extract(epoch from recorded_at) * 1000000)::bigint, recorded_by
                         from audit.attempt order by started_at";
         for row in sql.query(attempts, &[]).await.expect("the attempts") {
             let (started, took): (i64, i64) = (row.get(4), row.get(5));
             let (number, status, verdict) = (row.get(1), row.get(2), row.get(3));
-            let attempt = Attempt { number, status, verdict, started, ended: started + took };
+            let recorded = (row.get(6), row.get(7));
+            let attempt = Attempt { number, status, verdict, started, ended: started + took, _recorded: recorded };
             found.attempts.entry(row.get(0)).or_default().push(attempt);
         }
         found.read_triggers(sql).await;
@@ -128,11 +135,11 @@ impl Found {
     }
 
     async fn read_triggers(&mut self, sql: &Session) {
-        let triggers = "select id, name, deleted_at is not null from walhook.trigger";
+        let triggers = "select id, name, (extract(epoch from deleted_at) * 1000000)::bigint from walhook.trigger";
         for row in sql.query(triggers, &[]).await.expect("the triggers") {
             self.names.insert(row.get(0), row.get(1));
-            if row.get(2) {
-                self.deleted.insert(row.get(0));
+            if let Some(at) = row.get(2) {
+                self.deleted.insert(row.get(0), at);
             }
         }
         let replays = "select trigger_id, (extract(epoch from from_time) * 1000000)::bigint, to_seq,

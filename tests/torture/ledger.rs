@@ -6,6 +6,7 @@ use std::fmt;
 use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
+use crate::damage::Damage;
 use crate::found::{Arrival, Attempt, Event, Found, events_of, id};
 use crate::model::{Expected, Truth};
 use crate::order::check_order;
@@ -19,26 +20,6 @@ const IN_FLIGHT: usize = 2048;
 pub const CLOCKS_APART: i64 = 50_000;
 /// The triggers' `interval_sec`, in microseconds, less what rounding may take.
 const SHORTEST_PAUSE: i64 = 999_000;
-
-/// What broke in a round.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Damage {
-    /// kill -9.
-    pub kills: usize,
-    /// Other ends that were not clean.
-    pub crashes: usize,
-    /// Faults after which another node may have gone on with what was under way.
-    pub takeovers: usize,
-    /// Rounds of retention that took away the partition that walhook was writing to.
-    pub dropped: usize,
-}
-
-impl Damage {
-    /// How often what was under way may have been sent again.
-    fn interruptions(&self) -> usize {
-        self.kills + self.crashes + self.takeovers + self.dropped
-    }
-}
 
 /// The sums of all rounds.
 #[derive(Debug, Default)]
@@ -63,6 +44,7 @@ pub struct Ledger {
     replays: usize,
     looks: usize,
     kills: usize,
+    steps: usize,
     dropped: usize,
     interruptions: usize,
     duplicates: usize,
@@ -85,6 +67,7 @@ impl Ledger {
         self.replays += other.replays;
         self.looks += other.looks;
         self.kills += other.kills;
+        self.steps += other.steps;
         self.dropped += other.dropped;
         self.interruptions += other.interruptions;
         self.duplicates += other.duplicates;
@@ -113,6 +96,7 @@ impl fmt::Display for Ledger {
             again,
             replays,
             kills,
+            steps,
             dropped,
             interruptions,
             duplicates,
@@ -129,8 +113,8 @@ impl fmt::Display for Ledger {
         )?;
         write!(
             out,
-            "kills {kills}, dropped partitions {dropped}, interruptions in all {interruptions}; lost 0, \
-             duplicates {duplicates}"
+            "kills {kills}, clock steps {steps}, dropped partitions {dropped}, interruptions in all {interruptions}; \
+             lost 0, duplicates {duplicates}"
         )
     }
 }
@@ -142,8 +126,8 @@ pub fn check(truth: &Truth, found: &Found, repairs: &Repairs, looks: &[Look], da
     }
     let asked = repairs.asked(found);
     let mut ledger = Ledger { rounds: 1, looks: looks.len(), ..Ledger::default() };
-    (ledger.kills, ledger.dropped) = (damage.kills, damage.dropped);
-    ledger.interruptions = damage.interruptions();
+    (ledger.kills, ledger.steps, ledger.dropped) = (damage.kills, damage.steps, damage.dropped);
+    ledger.interruptions = damage.interruptions;
     (ledger.transactions, ledger.requests) = (truth.transactions, found.requests.len());
     ledger.batches = found.requests.iter().filter(|request| events_of(request).len() > 1).count();
     let mut ends = Vec::new();
@@ -151,21 +135,23 @@ pub fn check(truth: &Truth, found: &Found, repairs: &Repairs, looks: &[Look], da
         let events = found.events.get(trigger).map_or(&[][..], Vec::as_slice);
         check_log(*trigger, expected, events);
         ends.extend(expected.iter().zip(events).map(|(expected, event)| (expected.commit_end, event.seq)));
-        let (is_deleted, fewest_retries) = (found.deleted.contains(trigger), truth.fewest_retries[trigger]);
+        let (is_deleted, fewest_retries) = (found.deleted.contains_key(trigger), truth.fewest_retries[trigger]);
         for event in events {
             let (attempts, asked) = (found.attempts(event.id), asked.of(*trigger, event.id));
             ledger.again += check_attempts(event, attempts, &asked, fewest_retries);
             check_end(event, attempts, &asked, is_deleted);
-            ledger.duplicates += check_arrivals(event, attempts, found.arrivals(event.id), &asked, damage);
+            let arrivals = found.arrivals(event.id);
+            ledger.duplicates += check_arrivals(event, attempts, arrivals, &asked, damage, is_deleted);
             ledger.add_event(event, attempts, &asked);
         }
-        ledger.pairs += check_order(&truth.promises[trigger], expected, events, found, &asked);
+        let deleted_at = found.deleted.get(trigger).copied();
+        ledger.pairs += check_order(&truth.promises[trigger], expected, events, found, &asked, deleted_at);
         ledger.triggers += 1;
     }
     check_acknowledged(ends, looks);
     check_requests(found);
     ledger.replays = check_replays(found, &asked);
-    let most = damage.interruptions() * IN_FLIGHT;
+    let most = damage.interruptions * IN_FLIGHT;
     assert!(ledger.duplicates <= most, "{} duplicates, at most {most} were in flight", ledger.duplicates);
     ledger
 }
@@ -254,6 +240,7 @@ fn check_arrivals(
     arrivals: &[Arrival],
     asked: &Asked<'_>,
     damage: &Damage,
+    is_deleted: bool,
 ) -> usize {
     let tell = || format!("{attempts:#?} {arrivals:#?} of {event:?}, {asked:?}");
     let count = |number: i32, status: i16| {
@@ -265,15 +252,17 @@ fn check_arrivals(
         assert!(is_real, "an answer was recorded that nobody gave: {}", tell());
     }
     let unrecorded = arrivals.iter().filter(|arrival| !arrival.may_be_behind()).count().saturating_sub(attempts.len());
-    assert!(unrecorded <= damage.interruptions(), "sent again more often than anything broke: {}", tell());
+    assert!(unrecorded <= damage.interruptions, "sent again more often than anything broke: {}", tell());
     let delivered = attempts.last().filter(|last| last.verdict == "delivered" && unrecorded > 0);
     if let Some(last) = delivered {
         let starts_anew = asked.resends_before(last.started) > 0;
         let is_before = |arrival: &Arrival| arrival.number <= last.number || starts_anew;
         let is_over = |arrival: &Arrival| arrival.at <= last.ended + CLOCKS_APART && is_before(arrival);
-        // One that was asked for again, then skipped, and under way when its node ended, is not sent once more.
-        let is_skipped = |arrival: &Arrival| !asked.skips.is_empty() && asked.resends_before(arrival.at) > 0;
-        let is_explained = |arrival: &Arrival| is_over(arrival) || is_skipped(arrival);
+        // One that was asked for again after that, and under way when its node was lost, is not sent once more where it
+        // was skipped before somebody else came to it, or its trigger was deleted.
+        let is_given_up = is_deleted || asked.skips.iter().any(|skip| skip.until >= last.ended);
+        let is_lost = |arrival: &Arrival| is_given_up && asked.resends_before(arrival.at) > 0;
+        let is_explained = |arrival: &Arrival| is_over(arrival) || is_lost(arrival);
         assert!(arrivals.iter().all(is_explained), "sent again though its acceptance was recorded: {}", tell());
     }
     let is_due = |arrival: &Arrival| event.deliver_at.is_none_or(|at| arrival.at >= at);
@@ -296,7 +285,7 @@ fn check_replays(found: &Found, asked: &AskedOfAll) -> usize {
         // Some may have been dropped from the log before.
         let is_whole = events.clone().count() as i64 == replay.events;
         let left_out: Vec<&Event> = events.filter(is_left_out).collect();
-        let is_deleted = found.deleted.contains(&replay.trigger);
+        let is_deleted = found.deleted.contains_key(&replay.trigger);
         assert!(
             is_deleted || !is_whole || left_out.len() as i64 <= replay.skipped,
             "{replay:?} left out {left_out:#?}"

@@ -5,6 +5,7 @@
 //! (`make torture`). What the dice decide comes again with the seed; how the processes meet in time does not.
 //! Clocks are not moved: that needs rights over the machine, or a library put under walhook.
 
+mod damage;
 mod faults;
 mod found;
 mod ledger;
@@ -20,9 +21,10 @@ mod workload;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use damage::Damage;
 use faults::{Fault, Nodes};
 use found::Found;
-use ledger::{Damage, Ledger};
+use ledger::Ledger;
 use model::{Asked, CUSTOM, Judge, TABLES};
 use repairs::Repairs;
 use retention::Retaining;
@@ -99,8 +101,9 @@ async fn round(cluster: &mut Cluster, mut dice: Dice) -> Ledger {
     watch::wait_until_done(&sql, &repairs).await;
     let looks = watching.finish().await;
     if let Some(retaining) = retaining {
-        damage.dropped = retaining.finish().await;
+        damage.dropped(retaining.finish().await);
     }
+    watch::note_lanes(&sql, &mut damage).await;
     let asked = registry.lock().expect("the registry").clone();
     let truth = judge.truth(&sql, &asked).await;
     let found = Found::read(&sql, receiver.all()).await;

@@ -15,6 +15,7 @@ pub fn check_order(
     events: &[Event],
     found: &Found,
     asked: &AskedOfAll,
+    deleted_at: Option<i64>,
 ) -> usize {
     let (mut before, mut pairs): (HashMap<&str, &Event>, _) = (HashMap::new(), 0);
     for (expected, event) in expected.iter().zip(events) {
@@ -31,10 +32,14 @@ pub fn check_order(
         let is_accepted = arrivals.iter().any(|arrival| arrival.is_accepted() && arrival.place < first.place);
         let is_dead = promise.goes_on_after_dead
             && attempts.iter().any(|one| one.verdict == "dead" && one.ended <= first.at + CLOCKS_APART);
-        let is_skipped = asked.skips_of(previous.id).iter().any(|at| *at <= first.at);
+        let skips = asked.skips_of(previous.id);
+        let is_skipped = skips.iter().any(|skip| skip.from <= first.at);
+        // A deletion drops what waits, and nodes are told of it a moment later.
+        let is_dropped = deleted_at.is_some_and(|at| at <= first.at);
         assert!(
-            is_accepted || is_dead || is_skipped,
-            "{promise:?}, {key}: {event:?} came at {first:?}, before {previous:?}: {arrivals:#?} {attempts:#?}"
+            is_accepted || is_dead || is_skipped || is_dropped,
+            "{promise:?}, {key}: {event:?} came at {first:?}, before {previous:?}: {arrivals:#?} {attempts:#?}, \
+             skipped {skips:?}, deleted {deleted_at:?}"
         );
         pairs += 1;
     }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio_postgres::Error;
@@ -11,9 +10,17 @@ use uuid::Uuid;
 use walhook::postgres::{Session, Settings, connect};
 
 use crate::Dice;
+use crate::damage::now;
 use crate::found::Found;
 use crate::model::{CUSTOM, TABLES};
 use crate::workload::{CALLED_WITHIN, NAMES, lasting, pause};
+
+/// That an event was skipped: between these times, in microseconds. Where no answer came there is no end.
+#[derive(Clone, Copy, Debug)]
+pub struct Skip {
+    pub from: i64,
+    pub until: i64,
+}
 
 /// What was asked for and may have been done, with the time just before, in microseconds.
 #[derive(Clone, Default)]
@@ -21,7 +28,7 @@ pub struct Repairs(Arc<Mutex<Book>>);
 
 #[derive(Default)]
 struct Book {
-    skips: Vec<(Uuid, i64)>,
+    skips: Vec<(Uuid, Skip)>,
     resends: Vec<(Uuid, i64)>,
     /// All dead events of the trigger with this name.
     all_dead: Vec<(String, i64)>,
@@ -36,8 +43,8 @@ impl Repairs {
     pub fn asked(&self, found: &Found) -> AskedOfAll {
         let book = self.0.lock().expect("the book");
         let mut asked = AskedOfAll::default();
-        for (event, at) in &book.skips {
-            asked.skips.entry(*event).or_default().push(*at);
+        for (event, skip) in &book.skips {
+            asked.skips.entry(*event).or_default().push(*skip);
         }
         for (event, at) in &book.resends {
             asked.resends.entry(*event).or_default().push(*at);
@@ -56,13 +63,13 @@ impl Repairs {
 /// What was asked for, by what it is about.
 #[derive(Default)]
 pub struct AskedOfAll {
-    skips: HashMap<Uuid, Vec<i64>>,
+    skips: HashMap<Uuid, Vec<Skip>>,
     resends: HashMap<Uuid, Vec<i64>>,
     resends_of_trigger: HashMap<Uuid, Vec<i64>>,
 }
 
 impl AskedOfAll {
-    pub fn skips_of(&self, event: Uuid) -> &[i64] {
+    pub fn skips_of(&self, event: Uuid) -> &[Skip] {
         self.skips.get(&event).map_or(&[], Vec::as_slice)
     }
 
@@ -76,7 +83,7 @@ impl AskedOfAll {
 /// What was asked for of one event.
 #[derive(Debug)]
 pub struct Asked<'a> {
-    pub skips: &'a [i64],
+    pub skips: &'a [Skip],
     resends: [&'a [i64]; 2],
 }
 
@@ -85,10 +92,6 @@ impl Asked<'_> {
     pub fn resends_before(&self, time: i64) -> usize {
         self.resends.iter().copied().flatten().filter(|at| **at <= time).count()
     }
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64
 }
 
 /// One who repairs deliveries, in SQL and by the API.
@@ -155,15 +158,17 @@ impl Hands<'_> {
 
     async fn skip(&self, dice: &mut Dice) -> Result<(), Error> {
         let Some(event) = self.pick(HEADS, dice).await? else { return Ok(()) };
-        let at = now();
+        let from = now();
         let is_skipped = if dice.one_in(2) {
-            // Without an answer it may have been.
-            self.call("skip_event", json!({"event_id": event})).await.is_none_or(|answer| answer["error"].is_null())
+            let answer = self.call("skip_event", json!({"event_id": event})).await;
+            answer.map(|answer| answer["error"].is_null())
         } else {
-            skip(self.sql, event).await.unwrap_or(true)
+            skip(self.sql, event).await.ok()
         };
-        if is_skipped {
-            self.repairs.note(|book| book.skips.push((event, at)));
+        // Without an answer it may have been.
+        if is_skipped != Some(false) {
+            let until = is_skipped.map_or(i64::MAX, |_| now());
+            self.repairs.note(|book| book.skips.push((event, Skip { from, until })));
         }
         Ok(())
     }
@@ -218,8 +223,8 @@ pub async fn decide(sql: &Session, repairs: &Repairs) {
     for row in sql.query(held, &[]).await.expect("what is held") {
         let (event, at): (Uuid, i64) = (row.get(0), now());
         if row.get::<_, i64>(1) % 2 == 0 {
-            repairs.note(|book| book.skips.push((event, at)));
             skip(sql, event).await.expect("an answer");
+            repairs.note(|book| book.skips.push((event, Skip { from: at, until: now() })));
         } else {
             repairs.note(|book| book.resends.push((event, at)));
             sql.query("select walhook.redeliver($1)", &[&event]).await.expect("an answer");

@@ -11,6 +11,7 @@ use walhook::postgres::{Session, Settings, connect};
 use walhook::queue::{Retention, retain};
 
 use crate::Dice;
+use crate::damage::now;
 use crate::workload::pause;
 
 const DAY: u64 = 86_400;
@@ -23,7 +24,17 @@ pub async fn keep_copies(sql: &Session) {
         create table audit.event (like walhook.event);
         create index on audit.event (seq);
         create table audit.attempt (like walhook.attempt);
+        alter table audit.attempt add column recorded_at timestamptz default clock_timestamp();
+        alter table audit.attempt add column recorded_by integer default pg_backend_pid();
         create index on audit.attempt (event_id);
+        create table audit.lane (lane smallint, process_id integer, at timestamptz default clock_timestamp());
+        create function audit.keep_lane() returns trigger language plpgsql security definer as $$
+            begin
+                insert into audit.lane
+                select new.lane, (select process_id from walhook.node where id = new.node);
+                return null;
+            end $$;
+        create trigger keep after update on walhook.lane for each row execute function audit.keep_lane();
         create function audit.keep_event() returns trigger language plpgsql security definer as $$
             begin insert into audit.event values (new.*); return null; end $$;
         create function audit.keep_attempt() returns trigger language plpgsql security definer as $$
@@ -36,7 +47,7 @@ pub async fn keep_copies(sql: &Session) {
 /// Rounds of retention, again and again until told to stop.
 pub struct Retaining {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<usize>,
+    task: JoinHandle<Vec<i64>>,
 }
 
 impl Retaining {
@@ -45,15 +56,15 @@ impl Retaining {
         Retaining { stop: stop.clone(), task: tokio::spawn(work(database, dice, stop)) }
     }
 
-    /// Ends it; gives how many rounds dropped something.
-    pub async fn finish(self) -> usize {
+    /// Ends it; gives when rounds dropped something, in microseconds.
+    pub async fn finish(self) -> Vec<i64> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the rounds of retention")
     }
 }
 
-async fn work(database: Settings, mut dice: Dice, stop: Arc<AtomicBool>) -> usize {
-    let mut dropped = 0;
+async fn work(database: Settings, mut dice: Dice, stop: Arc<AtomicBool>) -> Vec<i64> {
+    let mut dropped = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         if let Ok(mut session) = connect(&database, "retention").await {
             while !stop.load(Ordering::Relaxed) {
@@ -61,7 +72,7 @@ async fn work(database: Settings, mut dice: Dice, stop: Arc<AtomicBool>) -> usiz
                 // Postgres may be away, or the log in use.
                 let Ok(round) = retain(&mut session, KEPT, in_ten_days).await else { break };
                 let is_dropped = round.is_some_and(|round| !round.dropped.is_empty() || !round.reduced.is_empty());
-                dropped += usize::from(is_dropped);
+                dropped.extend(is_dropped.then(now));
                 pause(&mut dice, 1000).await;
             }
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_postgres::types::PgLsn;
 use walhook::postgres::{Session, Settings, connect};
 
+use crate::damage::Damage;
 use crate::repairs::{Repairs, decide};
 use crate::support::scene::DEADLINE;
 use crate::support::wait::eventually;
@@ -78,6 +79,7 @@ pub async fn wait_until_done(sql: &Session, repairs: &Repairs) {
                  where r.state = 'running' and t.deleted_at is null),
                 (select count(*) from audit.event e where new like '%\"mark\":{mark},%')"
     );
+    let end = Instant::now() + 2 * DEADLINE;
     eventually("everything to be captured and delivered", 2 * DEADLINE, || async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         // Again: a last answer of 410 may still be under way.
@@ -87,10 +89,52 @@ pub async fn wait_until_done(sql: &Session, repairs: &Repairs) {
         let [deferred, not_attempted, replays, passed] = [0, 1, 2, 3].map(|column| row.get::<_, i64>(column));
         match (deferred, not_attempted, replays, passed) {
             (0, 0, 0, 1..) => Ok(()),
-            _ => Err(format!("{deferred} deferred, {not_attempted} not attempted, {replays} replays, {passed} passed")),
+            _ if end.saturating_duration_since(Instant::now()) < Duration::from_secs(10) => {
+                Err(tell_pending(sql).await)
+            }
+            _ => Err(vec![format!(
+                "{deferred} deferred, {not_attempted} not attempted, {replays} replays, {passed} passed"
+            )]),
         }
     })
     .await;
     let gaps: i64 = sql.query_one("select count(*) from walhook.gap", &[]).await.expect("a count").get(0);
     assert_eq!(gaps, 0, "recorded gaps");
+}
+
+/// What waits, and where, for whoever has to find out why.
+async fn tell_pending(sql: &Session) -> Vec<String> {
+    let pending = "
+        select format('%s (%s %s), lane %s of process %s, cursor at %s: %s', t.name, t.definition ->> 'ordering',
+                      t.definition ->> 'on_dead', p.lane, l.process_id, c.seq, p.what)
+        from (select trigger_id, lane, format('%s deferred: %s, row %s, first %s, due in %s', count(*), reason,
+                                              row_hash, min(seq), min(due_at) - now()) as what
+              from walhook.deferred group by trigger_id, lane, reason, row_hash
+              union all
+              select e.trigger_id, e.lane, format('%s without an attempt, first %s', count(*), min(e.seq))
+              from audit.event e
+              where not exists (select from audit.attempt a where a.event_id = e.id)
+              group by e.trigger_id, e.lane) p
+        join walhook.trigger t on t.id = p.trigger_id and t.deleted_at is null
+        join walhook.lanes l on l.lane = p.lane
+        left join walhook.cursor c on c.trigger_id = p.trigger_id and c.lane = p.lane
+        union all
+        select format('replay of %s: %s of %s events queued', t.name, r.queued, r.events)
+        from walhook.replay r join walhook.trigger t on t.id = r.trigger_id and t.deleted_at is null
+        where r.state = 'running'
+        union all
+        select format('lane %s: process %s since %s', lane, process_id, since) from walhook.lanes
+        order by 1";
+    let rows = sql.query(pending, &[]).await.expect("what is pending");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Who got lanes, and when, for a failure's text.
+pub async fn note_lanes(sql: &Session, damage: &mut Damage) {
+    let got = "select (extract(epoch from max(at)) * 1000000)::bigint, process_id, array_agg(lane order by lane)::text
+               from audit.lane group by process_id, date_trunc('second', at)";
+    for row in sql.query(got, &[]).await.expect("the lanes' owners") {
+        let (process, lanes): (Option<i32>, String) = (row.get(1), row.get(2));
+        damage.note_at(row.get(0), format!("process {process:?} got lanes {lanes}"));
+    }
 }
