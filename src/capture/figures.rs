@@ -21,7 +21,7 @@ pub struct Figures {
 pub struct Captured {
     /// When it committed, by the source's clock.
     pub committed_at: Timestamp,
-    /// How long after that its events were durable, in microseconds; two machines' clocks tell it.
+    /// How long after that its events were durable, in microseconds, by the clock of the queue's server.
     pub delay_micros: u64,
 }
 

@@ -29,9 +29,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use self::slot::Sessions;
+use crate::node::Member;
 use crate::pgoutput::DecodeError;
 use crate::postgres::{self, Class, NotReady, Settings};
 use crate::queue::{self, FeedSender};
@@ -162,7 +162,7 @@ pub async fn check(options: &Options) -> Result<Facts, Error> {
 /// Only errors whose class is [`Class::Operator`].
 pub async fn run(
     options: Options,
-    node: Uuid,
+    member: Member,
     feed: FeedSender,
     state: watch::Sender<State>,
     figures: watch::Sender<Figures>,
@@ -170,7 +170,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let result = session::run(&options, node, &feed, &state, &figures, &stop).await;
+        let result = session::run(&options, &member, &feed, &state, &figures, &stop).await;
         let Err(error) = result else {
             state.send_replace(State::Starting);
             return Ok(());

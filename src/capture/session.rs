@@ -10,7 +10,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
-use uuid::Uuid;
 
 use super::assembler::Assembler;
 use super::backfill::{Reader, Request};
@@ -23,7 +22,8 @@ use super::take_over::{Opening, own_source};
 use super::types::TypeCatalogue;
 use super::{Error, Options, State};
 use crate::matching::Matcher;
-use crate::model::{Lsn, Timestamp};
+use crate::model::Lsn;
+use crate::node::{Member, ServerClock};
 use crate::pgoutput::Types;
 use crate::postgres::Class;
 use crate::postgres::replication::Stream;
@@ -46,7 +46,7 @@ const FRAMES_IN_A_ROW: u32 = 1024;
 /// Captures on one set of connections.
 pub(super) async fn run(
     options: &Options,
-    node: Uuid,
+    member: &Member,
     feed: &FeedSender,
     state: &watch::Sender<State>,
     figures: &watch::Sender<Figures>,
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let sessions = Sessions::open(options, "walhook capture").await?;
     let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&sessions, options, false)).await?;
     let Sessions { source: control, queue: session } = sessions;
-    if !own_source(&session, node, prepared.source_id, state, stop).await? {
+    if !own_source(&session, member.id, prepared.source_id, state, stop).await? {
         return Ok(());
     }
     // Only now: until the lock was ours, another node may have moved progress.
@@ -67,7 +67,7 @@ pub(super) async fn run(
     let opening = Opening {
         options,
         facts: &prepared.facts,
-        node,
+        node: member.id,
         source_id: prepared.source_id,
         control: &control,
         queue: writer.session(),
@@ -82,6 +82,7 @@ pub(super) async fn run(
     let (_reading, asked_for) = start_reader(options, prepared.catalogue_id, asked);
     let mut running = Running {
         feed,
+        clock: &member.clock,
         figures,
         counting: Counting::default(),
         stream,
@@ -148,6 +149,7 @@ enum Log {
 
 struct Running<'a> {
     feed: &'a FeedSender,
+    clock: &'a ServerClock,
     figures: &'a watch::Sender<Figures>,
     counting: Counting,
     stream: Stream,
@@ -274,7 +276,7 @@ impl Running<'_> {
         self.durable = self.durable.max(progress);
         self.reached = self.reached.max(progress);
         self.stream.acknowledge(self.durable);
-        let now = Timestamp::now();
+        let now = self.clock.earliest();
         self.figures.send_modify(|figures| self.counting.committed(figures, now));
         self.uncommitted.hand_over(self.source_id, self.feed);
         if std::mem::take(&mut self.advanced) {

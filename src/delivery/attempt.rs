@@ -11,6 +11,7 @@ use super::rows::Ready;
 use super::tenure::Terms;
 use super::{Client, Endpoint, batch, payload, remarks};
 use crate::model::{Attempt, Failure, FailureKind, Outcome, Timestamp};
+use crate::node::ServerClock;
 use crate::queue::Settled;
 
 /// A request that ended, beside its outcome.
@@ -19,6 +20,7 @@ pub(super) struct Request {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) started: Instant,
     pub(super) started_at: Timestamp,
+    /// At the latest.
     pub(super) ended_at: Timestamp,
     pub(super) duration_micros: i64,
     /// As in [`Tried`].
@@ -67,25 +69,26 @@ pub(super) async fn attempt(
     (logged.event.old, logged.event.new) = (None, None);
     let passes = permit.gate.pass(logged.event.lane, permit.term);
     let post = async { (client.post(&endpoint, body, remarks).await, ()) };
-    let (request, outcome, ()) = exchange(&endpoint, &gone, passes, post).await;
+    let (request, outcome, ()) = exchange(client.clock(), &endpoint, &gone, passes, post).await;
     Ended { ready, request, outcome, size }
 }
 
 /// Posts what is ready to be sent, if it passes the last look.
 pub(super) async fn exchange<T: Default>(
+    clock: &ServerClock,
     endpoint: &Arc<Endpoint>,
     gone: &Gone,
     passes: impl Future<Output = bool>,
     post: impl Future<Output = (Outcome, T)>,
 ) -> (Request, Outcome, T) {
-    let (started_at, started) = (Timestamp::now(), Instant::now());
+    let (started_at, started) = (clock.earliest(), Instant::now());
     let withdrawn = !passes.await;
     let (outcome, answer) = if withdrawn { (unsent(), T::default()) } else { post.await };
     let request = Request {
         endpoint: Arc::clone(endpoint),
         started,
         started_at,
-        ended_at: Timestamp::now(),
+        ended_at: clock.latest(),
         duration_micros: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
         // What was not sent says nothing of the endpoint.
         was_gone: !withdrawn && gone.note(&outcome),
@@ -149,7 +152,7 @@ mod tests {
 
     async fn request(endpoint: Endpoint, gone: &Gone, passes: bool, status: u16) -> (Request, Outcome) {
         let (passes, post) = (std::future::ready(passes), std::future::ready((answered(status), ())));
-        let (request, outcome, ()) = exchange(&Arc::new(endpoint), gone, passes, post).await;
+        let (request, outcome, ()) = exchange(&ServerClock::default(), &Arc::new(endpoint), gone, passes, post).await;
         (request, outcome)
     }
 

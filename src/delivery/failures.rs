@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::model::{Attempt, Outcome, Timestamp, Verdict};
+use crate::model::{Attempt, Outcome, Verdict};
 
 /// A webhook that fails every other time is not worth a line each time.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl Failures {
             return;
         }
         (self.told, self.last_line) = (true, Some(Instant::now()));
-        warn!(trigger, "its webhook fails: {}; {}", reason(&attempt.outcome), next(attempt.verdict));
+        warn!(trigger, "its webhook fails: {}; {}", reason(&attempt.outcome), next(attempt));
     }
 }
 
@@ -55,10 +55,10 @@ pub(super) fn reason(outcome: &Outcome) -> String {
     }
 }
 
-fn next(verdict: Verdict) -> String {
-    match verdict {
+fn next(attempt: &Attempt) -> String {
+    match attempt.verdict {
         Verdict::RetryAt(due) => {
-            let seconds = (due.0 - Timestamp::now().0) as f64 / 1e6;
+            let seconds = (due.0 - attempt.started_at.0 - attempt.duration_micros) as f64 / 1e6;
             format!("the event is sent again in {seconds:.0} s, other triggers go on")
         }
         Verdict::Delivered | Verdict::Dead | Verdict::Paused => {

@@ -21,7 +21,7 @@ pub(super) enum Fetched {
     /// Which of these triggers have something to be read; `None` where that could not be found out.
     News { asked: Vec<Stretch>, found: Option<HashSet<Uuid>> },
     /// Due deferred events, and when the next one is due.
-    Due { events: Vec<Deferred>, next: Option<Timestamp>, at: Timestamp },
+    Due { events: Vec<Deferred>, next: Option<Timestamp> },
     /// They could not be read.
     DueFailed,
     /// The triggers, and for those asked about where to go on.
@@ -112,10 +112,15 @@ pub(super) async fn news(pool: Pool, asked: Vec<Stretch>) -> Fetched {
     Fetched::News { asked, found }
 }
 
-pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>, lanes: LaneSet) -> Fetched {
-    let at = Timestamp::now();
+pub(super) async fn due(
+    pool: Pool,
+    room: Vec<DueRoom>,
+    in_hand: Vec<EventId>,
+    lanes: LaneSet,
+    now: Timestamp,
+) -> Fetched {
     let read = async |client: &Client| {
-        let events = queue::due(client, &room, at, &in_hand, lanes).await?;
+        let events = queue::due(client, &room, now, &in_hand, lanes).await?;
         // Not counting what was just fetched, and not for triggers whose room it filled.
         let mut held = in_hand.clone();
         held.extend(events.iter().map(|deferred| deferred.logged.id()));
@@ -132,7 +137,7 @@ pub(super) async fn due(pool: Pool, room: Vec<DueRoom>, in_hand: Vec<EventId>, l
         Ok((events, next))
     };
     match with_session(&pool, read).await {
-        Ok((events, next)) => Fetched::Due { events, next, at },
+        Ok((events, next)) => Fetched::Due { events, next },
         Err(error) => {
             failed("deferred events", &error).await;
             Fetched::DueFailed

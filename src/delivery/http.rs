@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -15,12 +15,14 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::Endpoint;
-use crate::model::{Failure, FailureKind, Outcome, Response};
+use crate::model::{Failure, FailureKind, Outcome, Response, Timestamp};
+use crate::node::ServerClock;
 
 /// The client all webhooks share. Redirects are not followed: a 3xx is an answer that is not 2xx.
 #[derive(Clone)]
 pub struct Client {
     pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    clock: ServerClock,
 }
 
 /// An answer's body.
@@ -41,11 +43,11 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const HEAD_BYTES: usize = 1024;
 
 impl Client {
-    /// A client that trusts the certificates of the machine.
+    /// A client that trusts the certificates of the machine. Attempts are timed by this clock.
     ///
     /// # Errors
     /// When the machine has no certificates that can be read: install its package `ca-certificates`.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(clock: ServerClock) -> io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -61,7 +63,12 @@ impl Client {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_A_HOST)
             .build(connector);
-        Ok(Client { pooled })
+        Ok(Client { pooled, clock })
+    }
+
+    /// What attempts are timed by.
+    pub(super) fn clock(&self) -> &ServerClock {
+        &self.clock
     }
 
     /// Posts a body and reads the answer. Every end of it is an outcome. `remarks` are set over the endpoint's headers.
@@ -84,7 +91,7 @@ impl Client {
         let timeout = endpoint.timeout();
         let exchange = async {
             let response = self.pooled.request(request).await.map_err(|error| failure(&error))?;
-            read_answer(response, kept).await
+            read_answer(response, kept, &self.clock).await
         };
         let failure = match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok((response, body))) => return (Outcome::Answered(response), body),
@@ -98,9 +105,13 @@ impl Client {
     }
 }
 
-async fn read_answer(response: HttpResponse<Incoming>, kept: usize) -> Result<(Response, Body), Failure> {
+async fn read_answer(
+    response: HttpResponse<Incoming>,
+    kept: usize,
+    clock: &ServerClock,
+) -> Result<(Response, Body), Failure> {
     let status = response.status().as_u16();
-    let retry_after_sec = retry_after(response.headers());
+    let retry_after_sec = retry_after(response.headers(), clock.earliest());
     let mut body = response.into_body();
     let (mut text, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
@@ -123,13 +134,14 @@ async fn read_answer(response: HttpResponse<Incoming>, kept: usize) -> Result<(R
 
 /// A positive number of whole seconds, or the seconds until a date of the forms of RFC 9110, 5.6.7, rounded up so that
 /// the next request is not early. Anything else is as good as none.
-fn retry_after(headers: &HeaderMap) -> Option<u64> {
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = match text.parse() {
         Ok(seconds) => seconds,
         Err(_) => {
-            let wait = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()?;
-            wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+            let until = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+            let wait = i64::try_from(until.as_micros()).ok()?.saturating_sub(now.0);
+            u64::try_from(wait).ok()?.div_ceil(1_000_000)
         }
     };
     (seconds > 0).then_some(seconds)

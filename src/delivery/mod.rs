@@ -93,7 +93,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::Client`]. Everything later is waited out.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
-    let client = Client::new()?;
+    let client = Client::new(parts.member.clock.clone())?;
     let replay_asked = Notify::new();
     let (handle, member) = (parts.handle.clone(), parts.member.clone());
     let notices = notices::run(parts.database.clone(), handle, member, &replay_asked, stop.clone());

@@ -16,7 +16,7 @@ pub struct Tried<'a> {
     pub number: u32,
     /// How it ended.
     pub outcome: &'a Outcome,
-    /// When it ended.
+    /// When it ended, at the latest: a pause is never too short.
     pub now: Timestamp,
     /// Whether the attempt of this trigger that ended last before it was answered with 410.
     pub was_gone: bool,

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Lease, Moment};
+use super::{Lease, Moment, ServerClock};
 use crate::model::fair_share;
 use crate::postgres::Settings;
-use crate::queue::{self, Buried, Node, Notice, Peer, Registry};
+use crate::queue::{self, Beat, Buried, Node, Notice, Peer, Registry};
 
 /// Where this node stands among the others that deliver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Member {
     pub standing: watch::Receiver<Standing>,
     /// Whether it may start requests.
     pub lease: Lease,
+    /// What time it is.
+    pub clock: ServerClock,
     asked: Arc<Notify>,
 }
 
@@ -51,6 +53,7 @@ pub struct Membership {
     database: Settings,
     node: Node,
     lease: Lease,
+    clock: ServerClock,
     standing: watch::Sender<Standing>,
     asked: Arc<Notify>,
     leaving: CancellationToken,
@@ -90,13 +93,14 @@ impl Membership {
         // It runs out well before others take the node for dead.
         let lease = Lease::new(timeout * 2 / 3);
         let standing = watch::channel(Standing::default()).0;
-        Membership { database, node, lease, standing, asked: Arc::default(), leaving, ended }
+        let (clock, asked) = (ServerClock::default(), Arc::default());
+        Membership { database, node, lease, clock, standing, asked, leaving, ended }
     }
 
     /// For the parts of this process.
     pub fn member(&self) -> Member {
         let (standing, lease, asked) = (self.standing.subscribe(), self.lease.clone(), self.asked.clone());
-        Member { id: self.node.id, standing, lease, asked }
+        Member { id: self.node.id, standing, lease, clock: self.clock.clone(), asked }
     }
 
     /// Runs until this node has ended.
@@ -160,7 +164,11 @@ impl Membership {
     /// Says that this node lives; registers it where it is not.
     async fn beat(&self, registry: &Registry, leaving: bool) -> Result<Vec<Peer>, queue::Error> {
         loop {
-            let peers = registry.beat(leaving).await?;
+            let asked = std::time::Instant::now();
+            let Beat { peers, server_time } = registry.beat(leaving).await?;
+            if let Some(server_time) = server_time {
+                self.clock.observe(asked, server_time, std::time::Instant::now());
+            }
             if peers.iter().any(|peer| peer.id == self.node.id) {
                 return Ok(peers);
             }

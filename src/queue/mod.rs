@@ -6,6 +6,7 @@
 mod backfill;
 mod backlog;
 mod catalogue;
+mod clock;
 mod copy;
 mod cursor;
 mod deferred;
@@ -30,13 +31,14 @@ pub use backlog::{
     Backlog, Bounds, Stretch, dealt_with_after, explain_backlog, heads, read_backlog, triggers_with_events,
 };
 pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_so_far};
+pub use clock::server_time;
 pub use cursor::{CursorMove, Floor, read_cursors, write_cursors};
 pub use deferred::{Deferred, DueRoom, due, held_rows, next_due};
 pub use endpoint::{EndpointDown, write_endpoints_down};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Heads, Room, Uncommitted, feed};
 pub use lane::{Taken, give_back_lanes, take_lanes};
 pub use log::{Activation, Advance, Appended, Chunk, LogWriter};
-pub use node::{Buried, Node, Peer, Purpose, Registry, own_session};
+pub use node::{Beat, Buried, Node, Peer, Purpose, Registry, own_session};
 pub use notice::{Notice, Notices, listen, tell};
 pub use outcome::{Batch, OutcomeWriter, Parked, Settled, Skipped};
 pub use partition::{Partitions, ensure_partitions};

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio_postgres::{GenericClient, Statement};
 use uuid::Uuid;
 
+use super::row::PgTime;
 use super::{Error, Notice, tell};
+use crate::model::Timestamp;
 use crate::postgres::{Session, Settings, connect};
 
 /// What a node says of itself.
@@ -38,6 +40,16 @@ pub struct Peer {
     pub leaving: bool,
 }
 
+/// What a heartbeat was answered with.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// All nodes that are registered, in the order in which they started. This one is not among them where it is new
+    /// or was taken for dead.
+    pub peers: Vec<Peer>,
+    /// What the server's clock showed meanwhile; none where there are no nodes.
+    pub server_time: Option<Timestamp>,
+}
+
 /// A node that was taken for dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buried {
@@ -68,12 +80,11 @@ impl Registry {
         Ok(Registry { session, node, beat })
     }
 
-    /// Says that this node lives, and gives all that are registered, in the order in which they started. This one is
-    /// not among them where it is new or was taken for dead.
+    /// Says that this node lives, and sees who else does.
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn beat(&self, leaving: bool) -> Result<Vec<Peer>, Error> {
+    pub async fn beat(&self, leaving: bool) -> Result<Beat, Error> {
         let rows = self.session.query(&self.beat, &[&self.node.id, &leaving]).await?;
         let peer = |row: &tokio_postgres::Row| Peer {
             id: row.get(0),
@@ -82,7 +93,8 @@ impl Registry {
             delivers: row.get(3),
             leaving: row.get(4),
         };
-        Ok(rows.iter().map(peer).collect())
+        let server_time = rows.first().map(|row| row.get::<_, PgTime>(5).0);
+        Ok(Beat { peers: rows.iter().map(peer).collect(), server_time })
     }
 
     /// Takes nodes of this machine for dead that have no session left, and gives their processes. To be asked by a

@@ -148,9 +148,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             tasks.start_upkeep(catalogue.clone(), receiver.clone());
         }
         let (options, queue, feed) = (config.capture_options(source), queue.clone(), feed.clone());
-        let node = member.id;
+        let member = member.clone();
         watched.push(WatchedSource { name: source.name.clone(), state: receiver.clone(), figures: captured });
-        supervisors.push(Supervisor { options, roles: config.roles, node, queue, feed, state, figures });
+        supervisors.push(Supervisor { options, roles: config.roles, member, queue, feed, state, figures });
         catalogues.push(catalogue);
         states.push(receiver);
     }

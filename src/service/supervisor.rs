@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::{CONNECTION_PAUSE, Error, FIRST_CONNECTION, Roles, migrate};
 use crate::capture::{self, State};
+use crate::node::Member;
 use crate::postgres::{self, Pool};
 use crate::queue::{self, FeedSender};
 
@@ -25,7 +25,7 @@ const NOTE_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Supervisor {
     pub(super) options: capture::Options,
     pub(super) roles: Roles,
-    pub(super) node: Uuid,
+    pub(super) member: Member,
     pub(super) queue: Pool,
     pub(super) feed: FeedSender,
     pub(super) state: watch::Sender<State>,
@@ -132,7 +132,7 @@ impl Supervisor {
             return Ok(());
         }
         let (feed, state, figures) = (self.feed.clone(), self.state.clone(), self.figures.clone());
-        let capturing = capture::run(self.options.clone(), self.node, feed, state, figures, stop.clone());
+        let capturing = capture::run(self.options.clone(), self.member.clone(), feed, state, figures, stop.clone());
         tokio::select! {
             result = capturing => result.map_err(Error::from),
             never = self.follow() => match never {},

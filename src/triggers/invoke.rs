@@ -16,7 +16,7 @@ impl Catalogue {
     /// [`Error::UnknownTrigger`], [`Error::ManualDisabled`] and [`Error::Database`].
     pub async fn invoke(&self, name: &str, payload: &RawValue) -> Result<EventId, Error> {
         let mut client = self.queue.get().await?;
-        let now = Timestamp::now();
+        let now = queue::server_time(&**client).await?;
         // Before the transaction: the lock for making a partition is not kept over it.
         queue::ensure_partitions(&**client, &[now.unix_day()]).await?;
         let transaction = client.transaction().await?;

@@ -17,6 +17,7 @@ use super::wait::wait_for_count;
 use super::{Plan, say};
 use crate::delivery::{Client, Endpoint};
 use crate::model::Timestamp;
+use crate::node::ServerClock;
 use crate::postgres::Session;
 
 const SHAPE: Shape = Shape { row_bytes: 200, transaction_rows: 1 };
@@ -140,7 +141,10 @@ struct Poster {
 
 impl Poster {
     fn new(ground: &Ground) -> anyhow::Result<Poster> {
-        Ok(Poster { client: Client::new()?, endpoint: Arc::new(load::endpoint(ground.receiver_url(TIMED))?) })
+        Ok(Poster {
+            client: Client::new(ServerClock::default())?,
+            endpoint: Arc::new(load::endpoint(ground.receiver_url(TIMED))?),
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use super::{Plan, say};
 use crate::cli::stage::Walhook;
 use crate::delivery::Client;
 use crate::model::Timestamp;
+use crate::node::ServerClock;
 
 /// The floor's slot: a copy of walhook's.
 const COPY: &str = "bench_floor";
@@ -194,7 +195,7 @@ async fn post_all(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Du
     let endpoint = Arc::new(load::endpoint(ground.receiver_url(COUNTED))?);
     let bodies: Vec<_> =
         (0..BODIES).map(|number| shape.body(&endpoint, 1_000_000 + number, Timestamp::now())).collect();
-    let (client, bodies, next) = (Client::new()?, Arc::new(bodies), Arc::new(AtomicU64::new(0)));
+    let (client, bodies, next) = (Client::new(ServerClock::default())?, Arc::new(bodies), Arc::new(AtomicU64::new(0)));
     let (mut tasks, started) = (JoinSet::new(), Instant::now());
     for _ in 0..IN_FLIGHT {
         let (client, endpoint, bodies, next) = (client.clone(), endpoint.clone(), bodies.clone(), next.clone());

@@ -71,7 +71,7 @@ pub(in crate::delivery) async fn send(
     let body = body(&endpoint, &batch.events);
     let passes = gate.pass_all(batch.lanes(), terms);
     let post = client.post_and_read(&endpoint, body, headers);
-    let (request, outcome, answer) = exchange(&endpoint, &gone, passes, post).await;
+    let (request, outcome, answer) = exchange(client.clock(), &endpoint, &gone, passes, post).await;
     let refused = Refused::read(&outcome, &answer, batch.ids());
     Ended { batch, request, outcome, refused }
 }

@@ -68,7 +68,7 @@ fn settled(batch: EventBatch, endpoint: &Endpoint, outcome: &Outcome, refused: &
 }
 
 fn request(endpoint: &Endpoint, was_gone: bool) -> Request {
-    let (started, started_at, ended_at) = (Instant::now(), Timestamp(0), Timestamp::now());
+    let (started, started_at, ended_at) = (Instant::now(), Timestamp(0), Timestamp(1_000_000));
     let endpoint = Arc::new(endpoint.clone());
     Request { endpoint, started, started_at, ended_at, duration_micros: 0, was_gone, withdrawn: false }
 }

@@ -100,9 +100,7 @@ impl Dispatcher {
         if logged.seq > self.heads.of(logged.source_id) {
             self.heads.0.insert(logged.source_id, logged.seq);
         }
-        // One that is due already must not seem to be what a look that runs now has seen.
-        let at = at.max(Timestamp::now());
-        self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));
+        self.look_for_due_at(at);
     }
 
     /// A source's log ends here, and nobody told what lies between.

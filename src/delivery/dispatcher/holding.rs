@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::Dispatcher;
+use super::{AT_ONCE, Dispatcher};
 use crate::delivery::attempt::Request;
 use crate::delivery::breaker::{self, Sign};
 use crate::delivery::failures::reason;
@@ -55,7 +55,7 @@ impl Dispatcher {
             News::Up { triggers, after, quiet } => {
                 self.set_flow(&triggers, Flow::Free);
                 self.look_for_reads = true;
-                self.next_due = Some(Timestamp::now());
+                self.next_due = Some(AT_ONCE);
                 if !quiet {
                     let (triggers, seconds) = (self.names(&triggers), after.as_secs_f64());
                     info!(triggers, "the endpoint answers again after {seconds:.0} s; sending begins slowly");
@@ -84,7 +84,7 @@ impl Dispatcher {
         self.set_flow(&triggers, Flow::Held);
         // For the next probe, where there was just this event.
         self.look_for_reads = true;
-        self.next_due = Some(Timestamp::now());
+        self.next_due = Some(AT_ONCE);
     }
 
     /// Which triggers send where may have changed, and with it who is held.
@@ -117,7 +117,7 @@ impl Dispatcher {
         if !self.owner || self.telling_down || !is_due {
             return;
         }
-        let (now, time) = (Instant::now(), Timestamp::now());
+        let (now, time) = (Instant::now(), self.member.clock.earliest());
         let mut down = Vec::new();
         for (triggers, reason, since) in self.outages.down() {
             let ago = i64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(i64::MAX);

@@ -52,6 +52,8 @@ const HEAD_INTERVAL_TOLD: Duration = LOOK_INTERVAL;
 /// For so long after the start hand-overs wait for the lanes and the triggers, which are a moment away unless another
 /// node has them. What came before them would have to be read from the log, and what came meanwhile as well.
 const START: Duration = Duration::from_secs(1);
+/// Where deferred events may be due already.
+const AT_ONCE: Timestamp = Timestamp(i64::MIN);
 
 /// Each source's end of the log: everything up to it was told by the feed or is known to be unread.
 #[derive(Debug, Default)]
@@ -117,6 +119,7 @@ pub(super) struct Dispatcher {
     loaded_waiters: Vec<oneshot::Sender<()>>,
     waiters_of_next_load: Vec<oneshot::Sender<()>>,
     due_running: bool,
+    /// When something deferred is due, as far as it was noted since the last look began.
     next_due: Option<Timestamp>,
     cursors_due: bool,
     heads_running: bool,
@@ -251,11 +254,6 @@ impl Dispatcher {
         if !self.lanes.are_changing() {
             self.start_recording();
         }
-    }
-
-    fn due_at(&self) -> Option<Instant> {
-        let wait = self.next_due.filter(|_| self.owner && !self.due_running)?.0 - Timestamp::now().0;
-        Some(Instant::now() + Duration::from_micros(u64::try_from(wait).unwrap_or(0)))
     }
 }
 

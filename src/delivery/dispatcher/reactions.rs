@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::Dispatcher;
+use super::{AT_ONCE, Dispatcher};
 use crate::delivery::attempt::{Ended, EndedRequest, settle};
 use crate::delivery::fetch::{Fetched, Loaded};
 use crate::delivery::limiter::Load;
@@ -38,7 +38,7 @@ impl Dispatcher {
     fn on_recorded(&mut self, batch: &Batch, still_held: &HashSet<(Uuid, RowHash)>) {
         if !still_held.is_empty() || !batch.skipped.is_empty() {
             // The next events were released, or had no room beside those that were skipped.
-            self.next_due = Some(Timestamp::now());
+            self.next_due = Some(AT_ONCE);
         }
         let is_held = |trigger_id, row: Option<RowHash>| row.is_some_and(|row| still_held.contains(&(trigger_id, row)));
         for settled in &batch.settled {
@@ -62,7 +62,7 @@ impl Dispatcher {
     fn on_settled(&mut self, settled: &Settled, still_held: bool) {
         self.busy.remove(&settled.event_id);
         if let Verdict::RetryAt(due) = settled.attempt.verdict {
-            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            self.look_for_due_at(due);
         }
         let Some(queue) = self.triggers.get_mut(&settled.trigger_id) else { return };
         queue.recorded(settled, still_held);
@@ -71,7 +71,7 @@ impl Dispatcher {
         self.look_for_parked |= queue.wants_to_park();
         let can_send = queue.can_send();
         if queue.wants_due() {
-            self.next_due = Some(Timestamp::now());
+            self.next_due = Some(AT_ONCE);
         }
         if paused {
             queue.pause.is_recorded();
@@ -121,7 +121,7 @@ impl Dispatcher {
                 let fetched = || self.triggers.values().any(|queue| queue.hand.has(event));
                 let _ = answer.send(self.busy.contains_key(&event) || fetched());
             }
-            Command::DeferredAdded => self.next_due = Some(Timestamp::now()),
+            Command::DeferredAdded => self.next_due = Some(AT_ONCE),
             Command::Figures(answer) => drop(answer.send(self.figures())),
             // The feed tells of its own sources, and brings the events.
             Command::LogGrew(source_id, head) if !self.is_told(source_id) => self.on_head(source_id, head),
@@ -134,10 +134,10 @@ impl Dispatcher {
             Fetched::Backlog { trigger_id, backlog } => self.on_backlog(trigger_id, Some(backlog)),
             Fetched::BacklogFailed { trigger_id } => self.on_backlog(trigger_id, None),
             Fetched::News { asked, found } => self.on_log_news(&asked, found.as_ref()),
-            Fetched::Due { events, next, at } => self.on_due(events, next, at),
+            Fetched::Due { events, next } => self.on_due(events, next),
             Fetched::DueFailed => {
                 self.due_running = false;
-                self.next_due = Some(Timestamp::now());
+                self.next_due = Some(AT_ONCE);
             }
             Fetched::Catalogue(loaded) => self.on_loaded(loaded),
             Fetched::CatalogueFailed => {
@@ -157,11 +157,10 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn on_due(&mut self, events: Vec<Deferred>, next: Option<Timestamp>, at: Timestamp) {
+    pub(super) fn on_due(&mut self, events: Vec<Deferred>, next: Option<Timestamp>) {
         self.due_running = false;
         // What was recorded while the query ran may be due earlier than it knew.
-        let noted = self.next_due.filter(|noted| *noted > at);
-        self.next_due = [noted, next].into_iter().flatten().min();
+        self.next_due = [self.next_due, next].into_iter().flatten().min();
         for deferred in events {
             let id = deferred.logged.event.trigger_id;
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
@@ -228,7 +227,7 @@ impl Dispatcher {
         let triggers = self.triggers.len();
         self.triggers.values_mut().for_each(|queue| queue.share_memory(triggers));
         self.look_for_reads = true;
-        self.next_due = Some(Timestamp::now());
+        self.next_due = Some(AT_ONCE);
         if moves {
             self.changed_lanes();
         }

@@ -1,6 +1,7 @@
 //! What the dispatcher starts: attempts, reads, recordings.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use crate::delivery::busy::Busy;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
 use crate::delivery::trigger_queue::TriggerQueue;
+use crate::model::Timestamp;
 use crate::queue::{Batch, CursorMove};
 
 impl Dispatcher {
@@ -191,6 +193,21 @@ impl Dispatcher {
         }
         let in_hand = self.triggers.values().flat_map(|queue| queue.hand.events()).collect();
         self.due_running = true;
-        self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand, self.lanes.active()));
+        // What is noted from now on, this look may not have seen.
+        self.next_due = None;
+        let now = self.member.clock.earliest();
+        self.fetches.spawn(fetch::due(self.pool.clone(), room, in_hand, self.lanes.active(), now));
+    }
+
+    /// A deferred event is due then.
+    pub(super) fn look_for_due_at(&mut self, at: Timestamp) {
+        self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));
+    }
+
+    /// When deferred events are looked for next.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let at = self.next_due.filter(|_| self.owner && !self.due_running)?;
+        let wait = at.0.saturating_sub(self.member.clock.earliest().0);
+        Some(Instant::now() + Duration::from_micros(u64::try_from(wait).unwrap_or(0)))
     }
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::super::Error;
-use super::super::row::PgTime;
+use super::super::clock::server_time;
 use super::{Retention, Round, retain};
 use crate::postgres::{self, Settings};
 
@@ -45,8 +45,8 @@ pub async fn look_after(queue: Settings, retention: Retention, stop: Cancellatio
 
 async fn round(queue: &Settings, retention: Retention) -> Result<Option<Round>, Error> {
     let mut session = postgres::connect(queue, "walhook retention").await?;
-    let clock = session.query_one(include_str!("../../../sql/retention_clock.sql"), &[]).await?;
-    retain(&mut session, retention, clock.get::<_, PgTime>(0).0).await
+    let now = server_time(&*session).await?;
+    retain(&mut session, retention, now).await
 }
 
 impl Said {
