@@ -70,7 +70,7 @@ impl What {
             }
             What::Isolation => {
                 "events a second at all healthy endpoints together, and from commit to webhook at 20 rows/s, each row \
-                 an event for every endpoint; the floor is the same without the bad endpoint, just before or after"
+                 an event for every endpoint; the floor is the same without the bad endpoint, just before or after; fsync off"
             }
             What::Memory => "the most that the walhook process had (VmHWM), a fresh process for each figure",
             What::Drain => {

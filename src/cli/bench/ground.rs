@@ -119,6 +119,19 @@ impl Ground {
         .await
     }
 
+    /// Whether commits wait for the disk from now on.
+    pub async fn flush_commits(&self, flush: bool) -> anyhow::Result<()> {
+        let set = format!("alter system set fsync = {}", if flush { "on" } else { "off" });
+        self.session.batch_execute(&set).await?;
+        self.session.execute("select pg_reload_conf()", &[]).await?;
+        let query = "select current_setting('fsync')::boolean = $1";
+        wait_until("the setting is in force", STARTED_WITHIN, async || {
+            Ok(self.session.query_one(query, &[&flush]).await?.get(0))
+        })
+        .await
+        .map(drop)
+    }
+
     /// A new database without any table.
     pub async fn database(&self) -> anyhow::Result<Database<'_>> {
         self.databases.set(self.databases.get() + 1);
