@@ -41,6 +41,8 @@ use crate::queue::{Batch, FeedItem, FeedReceiver};
 /// one is a commit on a server that the application shares.
 const BETWEEN_RECORDINGS: Duration = Duration::from_millis(20);
 const MUCH_TO_RECORD: usize = 512;
+/// Ended requests that are looked at together, at most.
+const ENDED_AT_ONCE: usize = 256;
 /// A trigger's turn, so that a busy one does not keep the others waiting.
 const TURN: usize = 16;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
@@ -203,7 +205,7 @@ impl Dispatcher {
         let mut cursor_clock = clock(CURSOR_INTERVAL);
         let mut look_clock = clock(LOOK_INTERVAL);
         let mut head_clock = clock(HEAD_INTERVAL);
-        let mut ended = Vec::with_capacity(256);
+        let mut ended = Vec::with_capacity(ENDED_AT_ONCE);
         loop {
             self.advance();
             let due_at = self.due_at();
@@ -218,7 +220,10 @@ impl Dispatcher {
                     let share = self.member.standing.borrow_and_update().share;
                     self.lanes.set_share(share);
                 }
-                _ = self.ended.recv_many(&mut ended, 256) => ended.drain(..).for_each(|ended| self.on_ended(ended)),
+                _ = self.ended.recv_many(&mut ended, ENDED_AT_ONCE) => {
+                    self.await_more(&mut ended).await;
+                    ended.drain(..).for_each(|ended| self.on_ended(ended));
+                }
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(fetched) = self.fetches.join_next() => self.on_fetched(fetched),
                 item = next_item(&mut self.feed), if self.held.is_none() => self.on_feed(item),
@@ -236,6 +241,17 @@ impl Dispatcher {
         drop((self.work, self.reports));
         if let Err(error) = recorder.await {
             error!("the recorder ended badly: {error}");
+        }
+    }
+
+    /// Lets the other tasks have their turn first, and takes what ended meanwhile as well. Requests end one by one, and
+    /// what follows costs nearly as much for one as for many.
+    async fn await_more(&mut self, ended: &mut Vec<EndedRequest>) {
+        tokio::task::yield_now().await;
+        while ended.len() < ENDED_AT_ONCE
+            && let Ok(next) = self.ended.try_recv()
+        {
+            ended.push(next);
         }
     }
 
