@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::figure::{Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::Shape;
+use super::receiver::COUNTED;
 use super::statistics::median;
 use super::throughput::{prepare, rate, wait_until_queued, work_off};
 use super::{Plan, say};
@@ -65,7 +66,7 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<
 }
 
 async fn nothing_behind(ground: &Ground, rows: u64) -> anyhow::Result<f64> {
-    let database = prepare(ground).await?;
+    let database = prepare(ground, COUNTED).await?;
     SHAPE.load(&database.session, rows).await?;
     let (took, _) = work_off(ground, &database, rows).await?;
     database.remove().await?;
@@ -73,7 +74,7 @@ async fn nothing_behind(ground: &Ground, rows: u64) -> anyhow::Result<f64> {
 }
 
 async fn drain(ground: &Ground, rows: u64, idle: Idle, reads: &mut Reads) -> anyhow::Result<Sample> {
-    let database = prepare(ground).await?;
+    let database = prepare(ground, COUNTED).await?;
     let held = idle.open(&database).await?;
     SHAPE.load(&database.session, rows).await?;
     let mut capture = database.launch("capture")?;

@@ -70,7 +70,8 @@ impl What {
             }
             What::Isolation => {
                 "events a second at all healthy endpoints together, and from commit to webhook at 20 rows/s, each row \
-                 an event for every endpoint; the floor is the same without the bad endpoint, just before or after; fsync off"
+                 an event for every endpoint; fsync off, as the disk's own hitches would hide all else; the floor is \
+                 the same without the bad endpoint, just before or after"
             }
             What::Memory => "the most that the walhook process had (VmHWM), a fresh process for each figure",
             What::Drain => {
@@ -83,7 +84,7 @@ impl What {
             }
             What::Nodes => {
                 "from the first commit until every delivery is recorded, by walhooks that have shared out the lanes \
-                 before; the floor is the same with one"
+                 before; rows of 200 B, 1,000 a transaction; the floor is the same with one"
             }
         }
     }

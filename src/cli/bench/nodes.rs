@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::figure::{Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::Shape;
+use super::receiver::{COUNTED, WORKING};
 use super::throughput::{longest, prepare, rate, wait_until_delivered};
 use super::wait::wait_until;
 use super::{Plan, say};
@@ -14,18 +15,29 @@ const SHAPE: Shape = Shape { row_bytes: 200, transaction_rows: 1000 };
 const NODES: usize = 3;
 const LEVEL_WITHIN: Duration = Duration::from_secs(60);
 
+/// Receivers that answer at once, so that one node takes all of the machine, and after some time, as most do.
+const RECEIVERS: [(&str, &str); 2] = [(COUNTED, "answered at once"), (WORKING, "answered after 5 ms")];
+
 /// Measures one and several in each round, which of them first by turns.
 ///
 /// # Errors
 /// Where a node ends, or they do not get through in time.
-pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Option<Figure>> {
+pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for receiver in RECEIVERS {
+        figures.extend(measure_with(ground, plan, receiver).await?);
+    }
+    Ok(figures)
+}
+
+async fn measure_with(ground: &Ground, plan: &Plan, (path, name): (&str, &str)) -> anyhow::Result<Option<Figure>> {
     let (mut samples, mut lanes) = (Vec::new(), String::new());
     for round in 1..=plan.rounds {
-        say(&format!("nodes, round {round} of {}", plan.rounds));
+        say(&format!("nodes, {name}, round {round} of {}", plan.rounds));
         let order = if round % 2 == 1 { [1, NODES] } else { [NODES, 1] };
         let mut rates = [0.0; NODES + 1];
         for count in order {
-            let (rate, shares) = with_nodes(ground, plan.rows, count).await?;
+            let (rate, shares) = with_nodes(ground, path, plan.rows, count).await?;
             rates[count] = rate;
             if count == NODES {
                 lanes = shares;
@@ -33,14 +45,14 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Opti
         }
         samples.push(Sample::new(Some(rates[1]), rates[NODES]));
     }
-    let case = format!("{NODES} nodes, {}", SHAPE.name());
+    let case = format!("{NODES} nodes, {name}");
     let figure = Figure::of(What::Nodes, case, samples, Goal::AtLeast(1.0), None);
     Ok(figure.map(|figure| figure.noting(format!("lanes of each node in the last round: {lanes}"))))
 }
 
 /// The rate from the first commit until all rows are delivered, and how the lanes were shared out.
-async fn with_nodes(ground: &Ground, rows: u64, count: usize) -> anyhow::Result<(f64, String)> {
-    let database = prepare(ground).await?;
+async fn with_nodes(ground: &Ground, path: &str, rows: u64, count: usize) -> anyhow::Result<(f64, String)> {
+    let database = prepare(ground, path).await?;
     let launch = |_| database.launch("capture,delivery,api");
     let mut nodes: Vec<Walhook> = (0..count).map(launch).collect::<anyhow::Result<_>>()?;
     let lanes = wait_until_level(&database, &mut nodes).await?;

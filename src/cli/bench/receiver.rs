@@ -1,5 +1,6 @@
 //! The webhooks' receiver, as a process of its own: answers 204 at once and counts.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +14,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// Requests to here are counted and nothing else.
 pub(super) const COUNTED: &str = "/hook";
 /// Of requests to here the time since `created_at` is kept as well.
 pub(super) const TIMED: &str = "/timed";
+/// Requests to here are counted, and answered after a while, as by a receiver that does something with them.
+pub(super) const WORKING: &str = "/working";
 /// Requests to here are never answered; those to the next ones late, and with much more than anybody reads. None is
 /// counted.
 pub(super) const HANG: &str = "/hang";
@@ -31,8 +34,11 @@ pub(super) const TIMES: &str = "/times";
 /// `POST`: forgets count and times.
 pub(super) const RESET: &str = "/reset";
 
+const WORKS_FOR: Duration = Duration::from_millis(5);
 const SLOW_ANSWER: Duration = Duration::from_secs(30);
 const HUGE_ANSWER_BYTES: usize = 10 * 1024 * 1024;
+const SEND_BUFFER_BYTES: u32 = 64 * 1024;
+const BACKLOG: u32 = 1024;
 
 /// The webhooks' receiver of the benchmark.
 #[derive(Clone, Debug, clap::Args)]
@@ -53,7 +59,7 @@ struct Seen {
 /// # Errors
 /// Where it cannot listen.
 pub async fn receive(args: ReceiverArgs) -> anyhow::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).await.context("the receiver cannot listen")?;
+    let listener = listen(args.port).context("the receiver cannot listen")?;
     let huge = Bytes::from(vec![b'x'; HUGE_ANSWER_BYTES]);
     let seen = Arc::new(Seen { count: AtomicU64::default(), micros: Mutex::default(), huge });
     loop {
@@ -66,6 +72,16 @@ pub async fn receive(args: ReceiverArgs) -> anyhow::Result<()> {
             drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
     }
+}
+
+/// With little room for what is not read yet: an answer of megabytes would else cost this machine, and so the healthy
+/// endpoints, mostly for being made.
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
@@ -81,7 +97,11 @@ async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Full
         }
         (&Method::POST, HANG | SLOW | HUGE) => return misbehave(seen, request).await,
         _ => {
+            let works = request.uri().path() == WORKING;
             let body = read(request, is_timed).await?;
+            if works {
+                tokio::time::sleep(WORKS_FOR).await;
+            }
             if is_timed {
                 times().extend(micros_since_created(&body, Utc::now()));
             }

@@ -58,20 +58,20 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<
     Ok(all)
 }
 
-/// A database with a watched table, walhook stopped.
+/// A database with a watched table, whose events go to a path of the receiver; walhook stopped.
 ///
 /// # Errors
 /// What Postgres or walhook said.
-pub(super) async fn prepare(ground: &Ground) -> anyhow::Result<Database<'_>> {
+pub(super) async fn prepare<'a>(ground: &'a Ground, path: &str) -> anyhow::Result<Database<'a>> {
     let database = ground.database().await?;
     load::make_table(&database.session).await?;
-    let walhook = database.watch(SCHEMA, TABLE, "insert", COUNTED).await?;
+    let walhook = database.watch(SCHEMA, TABLE, "insert", path).await?;
     database.stop(walhook).await?;
     Ok(database)
 }
 
 async fn wal_to_queue(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Sample> {
-    let database = prepare(ground).await?;
+    let database = prepare(ground, COUNTED).await?;
     let copy = "select pg_copy_logical_replication_slot($1, $2)";
     database.session.query(copy, &[&SLOT, &COPY]).await.context("the slot could not be copied")?;
     let end = shape.load(&database.session, rows).await?;
@@ -141,7 +141,7 @@ pub(super) async fn wait_until_queued(
 }
 
 async fn whole_way(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<Sample> {
-    let database = prepare(ground).await?;
+    let database = prepare(ground, COUNTED).await?;
     shape.load(&database.session, rows).await?;
     let floor = post_all(ground, shape, rows).await?;
     let (took, cost) = work_off(ground, &database, rows).await?;
