@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::cluster::TestDatabase;
@@ -60,6 +60,26 @@ fn check_order(scene: &Scene) {
         assert!(n <= *next, "{n} came before {next}: {row}");
         *next = (*next).max(n + 1);
     }
+}
+
+/// It is connected again while others still hold the lanes; nobody delivered anything in them meanwhile.
+#[tokio::test]
+async fn an_outcome_waits_for_lanes_that_come_back_later_than_the_session() {
+    let scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.receiver.on("/t", Script::always(Answer::status(204).after(Duration::from_millis(700))));
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.arrivals("/t", 1).await;
+    let sessions = "from pg_stat_activity where application_name = 'walhook delivery' and datname = current_database()";
+    let end = format!("select pg_terminate_backend(pid) {sessions}");
+    let take = "select pg_advisory_lock(hashtext('walhook lane'), lane) from generate_series(0, 15) lane";
+    scene.execute(&format!("{end}; {take}")).await;
+    scene.wait_for_count(&format!("select count(*) {sessions}"), 1).await;
+    // The request ends; what came of it is to be recorded.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    scene.execute("select pg_advisory_unlock_all()").await;
+    scene.wait_for_count(DELIVERED, 1).await;
+    assert_eq!(scene.receiver.count(), 1, "{}", scene.walhook.log());
 }
 
 /// One captures, all deliver; then one after the other is killed.

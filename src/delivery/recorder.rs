@@ -152,6 +152,7 @@ impl Recorder {
         let mut standing = self.member.standing.clone();
         standing.mark_changed();
         loop {
+            let has_lanes = !self.tenure.owned().is_empty();
             let work = tokio::select! {
                 // Told with each heartbeat: lanes may be free that are our share.
                 changed = standing.changed() => {
@@ -170,11 +171,12 @@ impl Recorder {
                     continue;
                 }
                 // What was in hand when the last session ended comes first, once it is known whose lanes they are.
-                work = self.work.recv(), if in_hand.is_none() => match work {
+                // Before that nothing else is taken either: it would be thrown away though the lanes may come back.
+                work = self.work.recv(), if in_hand.is_none() && has_lanes => match work {
                     Some(work) => work,
                     None => return Ok(()),
                 },
-                () = stop.cancelled(), if self.tenure.owned().is_empty() => return Ok(()),
+                () = stop.cancelled(), if !has_lanes => return Ok(()),
                 // An idle session does not notice by itself.
                 () = writer.closed() => return Err(Error::Closed),
             };
