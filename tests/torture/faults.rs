@@ -7,11 +7,14 @@ use walhook::postgres::connect;
 
 use crate::Dice;
 use crate::damage::Damage;
+use crate::support::clock::Clock;
 use crate::support::cluster::TestDatabase;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::scene::DEADLINE;
 use crate::support::wait::eventually;
 use crate::support::walhook::{Start, Walhook};
+
+const MOST_NODES: u64 = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
@@ -29,6 +32,8 @@ pub enum Fault {
     Cut,
     /// Connections to Postgres carry nothing for a while.
     Freeze,
+    /// Its wall clock is set, by up to two hours.
+    StepClock,
     /// Postgres ends some of its sessions.
     Terminate,
     RestartPostgres,
@@ -36,7 +41,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 11] = [
         Fault::Kill,
         Fault::KillTwice,
         Fault::Stop,
@@ -44,6 +49,7 @@ impl Fault {
         Fault::Outlive,
         Fault::Cut,
         Fault::Freeze,
+        Fault::StepClock,
         Fault::Terminate,
         Fault::RestartPostgres,
         Fault::CrashPostgres,
@@ -54,17 +60,20 @@ impl Fault {
 struct Node {
     start: Start,
     proxy: Proxy,
+    /// Where its clock is not the machine's.
+    clock: Option<Clock>,
     walhook: Walhook,
     /// What the processes before this one wrote.
     past: Vec<String>,
 }
 
 impl Node {
-    async fn new(database: &TestDatabase) -> Node {
+    async fn new(database: &TestDatabase, clock: Option<Clock>) -> Node {
         let proxy = Proxy::start(database.port()).await;
         let start = Start::serve_through(database, proxy.port());
+        let start = clock.iter().fold(start, Start::with_clock);
         let walhook = start.clone().ready().await;
-        Node { start: start.on_port(walhook.port()), proxy, walhook, past: Vec::new() }
+        Node { start: start.on_port(walhook.port()), proxy, clock, walhook, past: Vec::new() }
     }
 
     fn start_again(&mut self) {
@@ -93,10 +102,15 @@ impl Node {
 pub struct Nodes(Vec<Node>);
 
 impl Nodes {
-    pub async fn start(database: &TestDatabase, count: usize) -> Nodes {
-        let mut nodes = Nodes(Vec::new());
-        for _ in 0..count {
-            nodes.0.push(Node::new(database).await);
+    pub async fn start(database: &TestDatabase, dice: &mut Dice, damage: &mut Damage) -> Nodes {
+        let (count, mut nodes) = (1 + dice.below(MOST_NODES), Nodes(Vec::new()));
+        // A clock that can be set costs each look at it a look at a file.
+        let has_clocks = cfg!(target_os = "linux") && dice.one_in(2);
+        for place in 0..count {
+            let ahead = ahead_sec(dice);
+            let clock = has_clocks.then(|| Clock::ahead_by(ahead));
+            damage.note(format!("node {place} starts, its clock {} s ahead", if has_clocks { ahead } else { 0 }));
+            nodes.0.push(Node::new(database, clock).await);
         }
         nodes
     }
@@ -180,6 +194,15 @@ impl Nodes {
                 rest(2000).await;
                 node.proxy.set(Weather::Fair);
             }
+            Fault::StepClock => {
+                let ahead = ahead_sec(dice);
+                if let Some(clock) = &node.clock {
+                    clock.set_ahead_by(ahead);
+                    damage.steps += 1;
+                    damage.note(format!("its clock is {ahead} s ahead"));
+                }
+                return;
+            }
             Fault::Terminate => {
                 let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() \
                            and application_name like 'walhook%' and pid % 2 = $1";
@@ -233,6 +256,11 @@ impl Nodes {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Up to an hour, or behind by as much.
+fn ahead_sec(dice: &mut Dice) -> i64 {
+    dice.below(7200) as i64 - 3600
 }
 
 /// The process that has the most lanes.
