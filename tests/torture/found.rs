@@ -50,6 +50,8 @@ pub struct Arrival {
     pub at: i64,
     pub number: i32,
     pub answered: Option<u16>,
+    /// How many events were in the request.
+    of: usize,
 }
 
 impl Arrival {
@@ -57,9 +59,10 @@ impl Arrival {
         self.answered.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// Whether it may have been behind a refused one of its row, in the same request: then it left no attempt.
-    pub fn may_be_behind(&self) -> bool {
-        self.place.1 > 0 && !self.is_accepted()
+    /// Whether it may have left no attempt: it was behind a refused one of its row in the same request, or that request
+    /// was answered 410 and was sent once more for that.
+    pub fn may_be_unrecorded(&self) -> bool {
+        (self.place.1 > 0 && !self.is_accepted()) || (self.of > 1 && self.answered == Some(410))
     }
 }
 
@@ -125,9 +128,11 @@ impl Found {
         found.read_triggers(sql).await;
         for request in &found.requests {
             let at = request.arrived_at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64;
-            for (index, event) in events_of(request).into_iter().enumerate() {
+            let events = events_of(request);
+            let of = events.len();
+            for (index, event) in events.into_iter().enumerate() {
                 let number = event["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32;
-                let arrival = Arrival { place: (request.number, index), at, number, answered: request.answered };
+                let arrival = Arrival { place: (request.number, index), at, number, answered: request.answered, of };
                 found.arrivals.entry(id(&event)).or_default().push(arrival);
             }
         }
