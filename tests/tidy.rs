@@ -255,6 +255,18 @@ fn every_sql_file_has_a_header_and_one_user() {
     findings.report();
 }
 
+/// See `queue::retention::replace`: a transaction that makes one and is rolled back can keep a server from starting.
+#[test]
+fn no_unlogged_table_is_made_while_walhook_runs() {
+    let mut findings = Findings::default();
+    for source in files("src", "rs").iter().chain(&files("sql", "sql")) {
+        let runs = !source.path.starts_with("sql/migrations");
+        let is_made = source.text.to_lowercase().contains("create unlogged");
+        findings.check(!(runs && is_made), &source.path, 1, "make it a logged table");
+    }
+    findings.report();
+}
+
 #[test]
 fn migrations_are_numbered_without_a_gap() {
     let mut findings = Findings::default();

@@ -143,11 +143,13 @@ async fn replace_in(
     Ok(if rows > 0 { Done::Reduced } else { Done::Dropped })
 }
 
+/// The table of what is kept is logged, as most of these transactions are rolled back: one that made an unlogged table
+/// and is not whole in the WAL when the server crashes keeps it from starting ("could not create file … File exists").
 fn begin(name: &str) -> String {
     format!(
         "set local lock_timeout = '100ms';
 lock table only walhook.{name} in share mode nowait;
-create unlogged table walhook.kept (trigger_id uuid not null, source_id smallint not null, seq bigint not null)"
+create table walhook.kept (trigger_id uuid not null, source_id smallint not null, seq bigint not null)"
     )
 }
 
