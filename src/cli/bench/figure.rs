@@ -149,6 +149,32 @@ pub(super) struct Cost {
     pub commits: f64,
 }
 
+impl Cost {
+    /// The median of each part; `None` of none.
+    pub fn middle(all: &[Cost]) -> Option<Cost> {
+        let middle = |part: fn(&Cost) -> f64| median(&all.iter().map(part).collect::<Vec<_>>());
+        Some(Cost {
+            walhook_micros: middle(|cost| cost.walhook_micros)?,
+            postgres_micros: middle(|cost| cost.postgres_micros)?,
+            receiver_micros: middle(|cost| cost.receiver_micros)?,
+            log_reads: middle(|cost| cost.log_reads)?,
+            commits: middle(|cost| cost.commits)?,
+        })
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cost { walhook_micros, postgres_micros, receiver_micros, log_reads, commits } = self;
+        write!(
+            out,
+            "CPU a row: walhook {walhook_micros:.1} µs, Postgres {postgres_micros:.1} µs, receiver \
+             {receiver_micros:.1} µs; {:.1} rows a commit, {log_reads:.2} log reads a row",
+            1.0 / commits
+        )
+    }
+}
+
 /// What one round gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Sample {
@@ -195,7 +221,8 @@ impl Figure {
             Some(needed) if needed.is_met_by(judged) => Verdict::EnoughForNow,
             _ => Verdict::Missed,
         };
-        let cost = cost_of(&rounds);
+        let costs: Vec<Cost> = rounds.iter().filter_map(|sample| sample.cost_a_row).collect();
+        let cost = Cost::middle(&costs);
         let floor = median(&floors);
         Some(Figure {
             what,
@@ -217,18 +244,6 @@ impl Figure {
         self.note = Some(note);
         self
     }
-}
-
-fn cost_of(rounds: &[Sample]) -> Option<Cost> {
-    let all: Vec<Cost> = rounds.iter().filter_map(|sample| sample.cost_a_row).collect();
-    let middle = |part: fn(&Cost) -> f64| median(&all.iter().map(part).collect::<Vec<_>>());
-    Some(Cost {
-        walhook_micros: middle(|cost| cost.walhook_micros)?,
-        postgres_micros: middle(|cost| cost.postgres_micros)?,
-        receiver_micros: middle(|cost| cost.receiver_micros)?,
-        log_reads: middle(|cost| cost.log_reads)?,
-        commits: middle(|cost| cost.commits)?,
-    })
 }
 
 #[cfg(test)]

@@ -7,31 +7,35 @@ use super::ground::{Database, Ground};
 use super::machine::{cpu_time, cpu_time_of_family};
 use crate::cli::stage::Walhook;
 
-/// Counts from its start, which is walhook's own: a few milliseconds of starting count as well.
+/// Counts from its start. Where that is walhook's own, a few milliseconds of starting count as well.
 pub(super) struct Meter<'a> {
     ground: &'a Ground,
     database: &'a Database<'a>,
-    walhook: u32,
+    walhooks: Vec<u32>,
     cpu_before: [Duration; 3],
     cpu_used: [Duration; 3],
     counted_before: [f64; 2],
 }
 
 impl<'a> Meter<'a> {
-    /// From now on.
+    /// From now on, of one walhook or several together.
     ///
     /// # Errors
     /// What Postgres said.
-    pub async fn start(ground: &'a Ground, database: &'a Database<'a>, walhook: &Walhook) -> anyhow::Result<Meter<'a>> {
+    pub async fn start(
+        ground: &'a Ground,
+        database: &'a Database<'a>,
+        walhooks: &[Walhook],
+    ) -> anyhow::Result<Meter<'a>> {
         let counted_before = counted(database).await?;
-        let walhook = walhook.process_id();
-        let cpu_before = cpu(ground, walhook);
-        Ok(Meter { ground, database, walhook, cpu_before, cpu_used: Default::default(), counted_before })
+        let walhooks: Vec<u32> = walhooks.iter().map(Walhook::process_id).collect();
+        let cpu_before = cpu(ground, &walhooks);
+        Ok(Meter { ground, database, walhooks, cpu_before, cpu_used: Default::default(), counted_before })
     }
 
     /// Reads the CPU times, which is only possible while walhook runs.
     pub fn stop(&mut self) {
-        let after = cpu(self.ground, self.walhook);
+        let after = cpu(self.ground, &self.walhooks);
         self.cpu_used = std::array::from_fn(|index| after[index].saturating_sub(self.cpu_before[index]));
     }
 
@@ -53,9 +57,9 @@ impl<'a> Meter<'a> {
     }
 }
 
-fn cpu(ground: &Ground, walhook: u32) -> [Duration; 3] {
+fn cpu(ground: &Ground, walhooks: &[u32]) -> [Duration; 3] {
     let postgres = ground.cluster().process_id().map_or(Duration::ZERO, cpu_time_of_family);
-    [cpu_time(walhook), postgres, cpu_time(ground.receiver_process())]
+    [walhooks.iter().copied().map(cpu_time).sum(), postgres, cpu_time(ground.receiver_process())]
 }
 
 async fn counted(database: &Database<'_>) -> anyhow::Result<[f64; 2]> {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::figure::{Figure, Goal, Sample, What};
+use super::figure::{Cost, Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::Shape;
+use super::meter::Meter;
 use super::receiver::{COUNTED, WORKING};
 use super::throughput::{longest, prepare, rate, wait_until_delivered};
 use super::wait::wait_until;
@@ -31,42 +32,56 @@ pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<
 }
 
 async fn measure_with(ground: &Ground, plan: &Plan, (path, name): (&str, &str)) -> anyhow::Result<Option<Figure>> {
-    let (mut samples, mut lanes) = (Vec::new(), String::new());
+    let (mut samples, mut costs_of_one, mut lanes) = (Vec::new(), Vec::new(), String::new());
     for round in 1..=plan.rounds {
         say(&format!("nodes, {name}, round {round} of {}", plan.rounds));
         let order = if round % 2 == 1 { [1, NODES] } else { [NODES, 1] };
-        let mut rates = [0.0; NODES + 1];
+        let (mut one, mut several) = (None, None);
         for count in order {
-            let (rate, shares) = with_nodes(ground, path, plan.rows, count).await?;
-            rates[count] = rate;
-            if count == NODES {
-                lanes = shares;
-            }
+            let run = with_nodes(ground, path, plan.rows, count).await?;
+            *(if count == 1 { &mut one } else { &mut several }) = Some(run);
         }
-        samples.push(Sample::new(Some(rates[1]), rates[NODES]));
+        if let (Some(one), Some(several)) = (one, several) {
+            samples.push(Sample { floor: Some(one.rate), walhook: several.rate, cost_a_row: Some(several.cost) });
+            costs_of_one.push(one.cost);
+            lanes = several.lanes;
+        }
     }
     let case = format!("{NODES} nodes, {name}");
     let figure = Figure::of(What::Nodes, case, samples, Goal::AtLeast(1.0), None);
-    Ok(figure.map(|figure| figure.noting(format!("lanes of each node in the last round: {lanes}"))))
+    let of_one = Cost::middle(&costs_of_one).map(|cost| format!("with one node: {cost}; ")).unwrap_or_default();
+    Ok(figure.map(|figure| figure.noting(format!("{of_one}lanes of each node in the last round: {lanes}"))))
 }
 
-/// The rate from the first commit until all rows are delivered, and how the lanes were shared out.
-async fn with_nodes(ground: &Ground, path: &str, rows: u64, count: usize) -> anyhow::Result<(f64, String)> {
+/// What walhooks did together.
+struct Run {
+    /// From the first commit until all rows are delivered.
+    rate: f64,
+    /// The application's own writes are in it.
+    cost: Cost,
+    /// How they were shared out.
+    lanes: String,
+}
+
+async fn with_nodes(ground: &Ground, path: &str, rows: u64, count: usize) -> anyhow::Result<Run> {
     let database = prepare(ground, path).await?;
     let launch = |_| database.launch("capture,delivery,api");
     let mut nodes: Vec<Walhook> = (0..count).map(launch).collect::<anyhow::Result<_>>()?;
     let lanes = wait_until_level(&database, &mut nodes).await?;
     ground.reset_receiver().await?;
+    let mut meter = Meter::start(ground, &database, &nodes).await?;
     let started = Instant::now();
     SHAPE.write(&database.session, rows).await?;
     wait_until_delivered(ground, &database, &mut nodes[0], rows, longest(rows)).await?;
     let took = started.elapsed();
+    meter.stop();
     for mut node in nodes {
         node.check()?;
         node.end().await?;
     }
+    let cost = meter.read(rows).await?;
     database.remove().await?;
-    Ok((rate(rows, took), lanes))
+    Ok(Run { rate: rate(rows, took), cost, lanes })
 }
 
 /// Waits until the source is captured and no lane has changed hands for a while; gives each node's lanes.

@@ -97,17 +97,7 @@ fn table(figures: &[&Figure]) -> Vec<String> {
 }
 
 fn remark(figure: &Figure) -> Option<String> {
-    let cost = figure.cost_a_row.map(|cost| {
-        format!(
-            "CPU a row: walhook {:.1} µs, Postgres {:.1} µs, receiver {:.1} µs; {:.1} rows a commit, \
-             {:.2} log reads a row",
-            cost.walhook_micros,
-            cost.postgres_micros,
-            cost.receiver_micros,
-            1.0 / cost.commits,
-            cost.log_reads
-        )
-    });
+    let cost = figure.cost_a_row.map(|cost| cost.to_string());
     let parts: Vec<String> = cost.into_iter().chain(figure.note.clone()).collect();
     (!parts.is_empty()).then(|| format!("{}: {}", figure.case, parts.join("; ")))
 }

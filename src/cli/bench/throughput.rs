@@ -77,7 +77,7 @@ async fn wal_to_queue(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Resul
     let end = shape.load(&database.session, rows).await?;
     let floor = drain(ground, &database, &end, rows).await?;
     let mut walhook = database.launch("capture")?;
-    let mut meter = Meter::start(ground, &database, &walhook).await?;
+    let mut meter = Meter::start(ground, &database, std::slice::from_ref(&walhook)).await?;
     let started = ground.wait_until_active(SLOT, || walhook.check()).await?;
     let ended = wait_until_queued(&database, &mut walhook, rows).await?;
     meter.stop();
@@ -156,7 +156,7 @@ async fn whole_way(ground: &Ground, shape: Shape, rows: u64) -> anyhow::Result<S
 pub(super) async fn work_off(ground: &Ground, database: &Database<'_>, rows: u64) -> anyhow::Result<(Duration, Cost)> {
     ground.reset_receiver().await?;
     let mut walhook = database.launch("capture,delivery,api")?;
-    let mut meter = Meter::start(ground, database, &walhook).await?;
+    let mut meter = Meter::start(ground, database, std::slice::from_ref(&walhook)).await?;
     let started = ground.wait_until_active(SLOT, || walhook.check()).await?;
     wait_until_delivered(ground, database, &mut walhook, rows, longest(rows)).await?;
     let took = started.elapsed();
