@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Method, Request, Response as HttpResponse};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -37,7 +37,8 @@ pub(super) struct Body {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS_A_HOST: usize = 128;
-/// How much of an answer is read; past that the connection is closed. The answer counts all the same.
+/// How much of an answer is read; past that the connection is closed. The answer counts all the same. Of one that says
+/// beforehand that it has more only the head is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// How much of an answer is kept.
 const HEAD_BYTES: usize = 1024;
@@ -113,7 +114,9 @@ async fn read_answer(
     let status = response.status().as_u16();
     let retry_after_sec = retry_after(response.headers(), clock.earliest());
     let mut body = response.into_body();
-    let (mut text, mut read) = (Vec::new(), 0);
+    let is_larger = body.size_hint().lower() > MAX_ANSWER_BYTES as u64;
+    let limit = if is_larger { HEAD_BYTES } else { MAX_ANSWER_BYTES };
+    let (mut text, mut read, mut is_cut) = (Vec::new(), 0, false);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             let text = format!("the answer broke off: {error}");
@@ -122,13 +125,14 @@ async fn read_answer(
         let Some(data) = frame.data_ref() else { continue };
         text.extend_from_slice(&data[..data.len().min(kept - text.len())]);
         read += data.len();
-        if read > MAX_ANSWER_BYTES {
+        if read > limit {
+            is_cut = true;
             break;
         }
     }
     // Postgres' text holds no zero byte.
     let head = String::from_utf8_lossy(&text[..text.len().min(HEAD_BYTES)]).replace('\0', "\u{fffd}");
-    let body = Body { is_whole: read == text.len(), text };
+    let body = Body { is_whole: !is_cut && read == text.len(), text };
     Ok((Response { status, retry_after_sec, head, refused: None }, body))
 }
 
@@ -184,7 +188,36 @@ fn explain(what: &str, mut cause: Option<&(dyn Error + 'static)>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Answers one request with this, and then neither sends more nor closes the connection.
+    async fn answering(answer: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.read_exact(&mut [0; 16]).await.expect("a request");
+            stream.write_all(answer.as_bytes()).await.expect("its answer");
+            std::future::pending::<()>().await
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_says_it_is_too_long_no_more_than_the_head_is_waited_for() {
+        for (length, sent) in [(MAX_ANSWER_BYTES, MAX_ANSWER_BYTES), (MAX_ANSWER_BYTES + 1, HEAD_BYTES + 1)] {
+            let body = "x".repeat(sent);
+            let url = answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+            let endpoint = Endpoint { url: url.parse().expect("a URL"), ..Endpoint::example() };
+            let client = Client::new(ServerClock::default()).expect("a client");
+            let (outcome, body) = client.post_and_read(&endpoint, Bytes::from_static(b"{}"), HeaderMap::new()).await;
+            assert!(outcome.is_success(), "{outcome:?}");
+            assert_eq!((body.is_whole, body.text.len()), (length == sent, sent));
+        }
+    }
 
     #[test]
     fn what_our_own_machine_lacks_is_said_with_the_cure() {

@@ -1,5 +1,5 @@
 //! What one endpoint that misbehaves costs the triggers of a hundred healthy ones: throughput and latency with it and
-//! without, one after the other.
+//! without, in short slices by turns, because a machine's own drift within half a minute is more than what is looked for.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::figure::{Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::{self, SCHEMA, TABLE};
 use super::receiver::{HANG, HUGE, SLOW, TIMED};
-use super::statistics::percentile;
+use super::statistics::{median, percentile};
 use super::wait::wait_for_count;
 use super::{Plan, say};
 use crate::cli::stage::Walhook;
@@ -18,13 +18,11 @@ use crate::postgres::cluster::free_port;
 
 const INSERT: &str = "insert into bench.item (payload) select repeat('x', 192)";
 /// Each row is an event for each healthy trigger, and for the bad one while there is one.
-const ROWS_A_SECOND: u32 = 20;
+const ROWS_A_SECOND: u32 = 50;
 const WARM_UP_ROWS: u64 = 20;
 const WITHIN: Duration = Duration::from_secs(120);
 /// In which a bad endpoint shows how bad it is before it is measured what it costs.
 const SETTLES: Duration = Duration::from_secs(1);
-/// So long that a single hitch of the machine is not yet the 99th percentile.
-const LATENCY_TIMES: u32 = 3;
 
 /// What the bad endpoint does.
 #[derive(Clone, Copy)]
@@ -57,11 +55,24 @@ impl Bad {
     }
 }
 
-/// What the healthy triggers together got.
-#[derive(Clone, Copy)]
+/// What the healthy triggers together got, in all slices of a side.
+#[derive(Default)]
 struct Run {
-    events_a_second: f64,
-    p99_millis: f64,
+    events: u64,
+    took: Duration,
+    /// Of each slice, from the commit to the receiver.
+    p99_millis: Vec<f64>,
+}
+
+impl Run {
+    fn rate(&self) -> f64 {
+        self.events as f64 / self.took.as_secs_f64()
+    }
+
+    /// Of a middling slice: all of them together would show nothing but the machine's own hitches.
+    fn p99_millis(&self) -> f64 {
+        median(&self.p99_millis).unwrap_or_default()
+    }
 }
 
 /// Measures all kinds in each round.
@@ -71,9 +82,9 @@ struct Run {
 pub(super) async fn measure(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     // A disk that stalls for 100 ms now and then would be all that the 99th percentile shows.
     ground.flush_commits(false).await?;
-    let figures = measure_unflushed(ground, plan).await?;
+    let figures = measure_unflushed(ground, plan).await;
     ground.flush_commits(true).await?;
-    Ok(figures)
+    figures
 }
 
 async fn measure_unflushed(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<Figure>> {
@@ -82,16 +93,9 @@ async fn measure_unflushed(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<F
         let healthy = Healthy::prepare(ground, plan).await?;
         for (kind, (rates, latencies)) in KINDS.into_iter().zip(&mut samples) {
             say(&format!("isolation, round {round} of {}: {}", plan.rounds, kind.name()));
-            // What disturbs the machine is to disturb both, and neither is always the first one.
-            let (without, with) = match round % 2 {
-                1 => (healthy.run(plan).await?, healthy.run_beside(kind, plan).await?),
-                _ => {
-                    let with = healthy.run_beside(kind, plan).await?;
-                    (healthy.run(plan).await?, with)
-                }
-            };
-            rates.push(Sample::new(Some(without.events_a_second), with.events_a_second));
-            latencies.push(Sample::new(Some(without.p99_millis), with.p99_millis));
+            let (without, with) = healthy.by_turns(kind, plan).await?;
+            rates.push(Sample::new(Some(without.rate()), with.rate()));
+            latencies.push(Sample::new(Some(without.p99_millis()), with.p99_millis()));
         }
         healthy.remove().await?;
     }
@@ -129,21 +133,37 @@ impl<'a> Healthy<'a> {
         self.database.remove().await
     }
 
-    async fn run_beside(&self, bad: Bad, plan: &Plan) -> anyhow::Result<Run> {
+    /// Without the bad one and with it.
+    async fn by_turns(&self, bad: Bad, plan: &Plan) -> anyhow::Result<(Run, Run)> {
+        let (mut without, mut with) = (Run::default(), Run::default());
+        for slice in 0..plan.isolation_slices {
+            // Neither is always the first one.
+            if slice % 2 == 0 {
+                self.run(plan, &mut without).await?;
+                self.run_beside(bad, plan, &mut with).await?;
+            } else {
+                self.run_beside(bad, plan, &mut with).await?;
+                self.run(plan, &mut without).await?;
+            }
+        }
+        Ok((without, with))
+    }
+
+    async fn run_beside(&self, bad: Bad, plan: &Plan, run: &mut Run) -> anyhow::Result<()> {
         self.walhook.call(&create("bad", &bad.url(self.ground)?)).await?;
         self.write(WARM_UP_ROWS).await?;
         tokio::time::sleep(SETTLES).await;
-        let run = self.run(plan).await?;
+        self.run(plan, run).await?;
         self.walhook.call(&json!({"type": "delete_event_trigger", "args": {"name": "bad"}})).await?;
-        Ok(run)
+        Ok(())
     }
 
-    async fn run(&self, plan: &Plan) -> anyhow::Result<Run> {
+    async fn run(&self, plan: &Plan, run: &mut Run) -> anyhow::Result<()> {
         self.write(WARM_UP_ROWS).await?;
-        let rows = (plan.rows / self.triggers).max(WARM_UP_ROWS);
-        let took = self.write(rows).await?;
-        let events_a_second = (rows * self.triggers) as f64 / took.as_secs_f64();
-        let rows = (f64::from(ROWS_A_SECOND) * (plan.latency_time * LATENCY_TIMES).as_secs_f64()).ceil() as u64;
+        let rows = (plan.rows / self.triggers / 4).max(WARM_UP_ROWS);
+        run.took += self.write(rows).await?;
+        run.events += rows * self.triggers;
+        let rows = (f64::from(ROWS_A_SECOND) * plan.latency_time.as_secs_f64()).ceil() as u64;
         self.ground.reset_receiver().await?;
         let mut clock = interval(Duration::from_secs(1) / ROWS_A_SECOND);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -152,8 +172,8 @@ impl<'a> Healthy<'a> {
             self.database.session.batch_execute(&format!("{INSERT} from generate_series(1, 1)")).await?;
         }
         self.wait_for(rows).await?;
-        let p99 = percentile(&self.ground.times().await?, 0.99);
-        Ok(Run { events_a_second, p99_millis: p99.unwrap_or_default() })
+        run.p99_millis.extend(percentile(&self.ground.times().await?, 0.99));
+        Ok(())
     }
 
     /// Writes rows as fast as they go; gives how long it took until all healthy endpoints had all of them.

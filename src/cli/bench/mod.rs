@@ -42,7 +42,7 @@ pub struct BenchArgs {
     /// Events behind, for `drain` and `memory`, in thousands full [default: 1000000, with --quick 100000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
     backlog: Option<u64>,
-    /// Only these, joined by commas [default: all but drain and nodes]
+    /// Only these, joined by commas [default: all but isolation, drain and nodes]
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
     only: Vec<Kind>,
     /// Print JSON instead of a table
@@ -62,7 +62,7 @@ pub enum Kind {
     Latency,
     /// Slowdown of the application's writes
     Writes,
-    /// What a bad endpoint costs a hundred healthy ones
+    /// What a bad endpoint costs a hundred healthy ones. Some four minutes a round
     Isolation,
     /// Resident memory
     Memory,
@@ -74,7 +74,7 @@ pub enum Kind {
 
 impl Kind {
     fn is_usual(self) -> bool {
-        !matches!(self, Kind::Drain | Kind::Nodes)
+        !matches!(self, Kind::Isolation | Kind::Drain | Kind::Nodes)
     }
 }
 
@@ -87,13 +87,15 @@ struct Plan {
     huge_rows: u64,
     backlog: u64,
     healthy_triggers: u64,
+    /// On each side.
+    isolation_slices: usize,
 }
 
 impl Plan {
     fn new(args: &BenchArgs) -> Plan {
-        let (rounds, rows, seconds, huge_rows, healthy_triggers) = match args.quick {
-            true => (1, QUICK_ROWS, [1, 2], 100_000, 10),
-            false => (ROUNDS, ROWS, [4, 8], 1_000_000, 100),
+        let (rounds, rows, seconds, huge_rows, healthy_triggers, isolation_slices) = match args.quick {
+            true => (1, QUICK_ROWS, [1, 2], 100_000, 10, 1),
+            false => (ROUNDS, ROWS, [4, 8], 1_000_000, 100, 6),
         };
         let (rows, backlog) = (args.rows.unwrap_or(rows), args.backlog.unwrap_or(huge_rows));
         Plan {
@@ -105,6 +107,7 @@ impl Plan {
             huge_rows,
             backlog: backlog - backlog % 1000,
             healthy_triggers,
+            isolation_slices,
         }
     }
 }

@@ -61,7 +61,10 @@ fn read_list(list: &Value, ids: &HashSet<EventId>) -> Refused {
 
 /// What is no JSON is as good as nothing said; but a list that was cut off, or broken, is one.
 fn unreadable(body: &Body) -> Refused {
-    let is_object = body.text.trim_ascii_start().first() == Some(&b'{');
+    let is_object = match body.text.trim_ascii_start().first() {
+        Some(first) => *first == b'{',
+        None => !body.is_whole,
+    };
     if !body.is_whole && is_object {
         Refused::All("it is an object of more than 64 KiB, which may refuse events further on than is read")
     } else if is_object && body.text.windows(LIST.len()).any(|part| part == LIST.as_bytes()) {
@@ -125,6 +128,7 @@ mod tests {
             (broken.as_str(), true),
             (broken.as_str(), false),
             ("{\"log\": \"xxxxxx", false),
+            (" \n ", false),
         ] {
             assert!(matches!(read(200, text, is_whole), Refused::All(_)), "{text}");
         }
