@@ -36,7 +36,6 @@ pub(super) struct Body {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const IDLE_CONNECTIONS_A_HOST: usize = 128;
 /// How much of an answer is read; past that the connection is closed. The answer counts all the same. Of one that says
 /// beforehand that it has more only the head is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -61,8 +60,9 @@ impl Client {
             .wrap_connector(connector);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
+            // Idle ones of a host are not bounded beside that: there are never more than requests under way at a time, and
+            // with a smaller bound those above it would be opened anew for each request.
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_A_HOST)
             .build(connector);
         Ok(Client { pooled, clock })
     }
@@ -188,8 +188,16 @@ fn explain(what: &str, mut cause: Option<&(dyn Error + 'static)>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::Barrier;
 
     use super::*;
 
@@ -217,6 +225,44 @@ mod tests {
             assert!(outcome.is_success(), "{outcome:?}");
             assert_eq!((body.is_whole, body.text.len()), (length == sent, sent));
         }
+    }
+
+    /// Answers requests once so many wait for it; tells how many connections were made.
+    async fn answering_together(requests: usize) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let (together, connections) = (Arc::new(Barrier::new(requests)), Arc::new(AtomicUsize::new(0)));
+        let counted = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                let together = together.clone();
+                let service = service_fn(move |_| {
+                    let together = together.clone();
+                    async move {
+                        together.wait().await;
+                        Ok::<_, hyper::Error>(HttpResponse::new(Full::<Bytes>::default()))
+                    }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        (url, connections)
+    }
+
+    #[tokio::test]
+    async fn as_many_connections_as_requests_at_a_time_are_used_again() {
+        const REQUESTS: usize = 200;
+        let (url, connections) = answering_together(REQUESTS).await;
+        let endpoint = Endpoint { url: url.parse().expect("a URL"), ..Endpoint::example() };
+        let client = Client::new(ServerClock::default()).expect("a client");
+        for _ in 0..3 {
+            let posts = (0..REQUESTS).map(|_| client.post(&endpoint, Bytes::from_static(b"{}"), HeaderMap::new()));
+            assert!(futures_util::future::join_all(posts).await.iter().all(Outcome::is_success));
+        }
+        // One that is not back yet when it could be used again is beside the point.
+        let connections = connections.load(Relaxed);
+        assert!(connections < REQUESTS + REQUESTS / 4, "{connections}");
     }
 
     #[test]
