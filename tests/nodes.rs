@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::cluster::TestDatabase;
 use support::load::{Dice, LEDGER, Writers, check_delivered, check_log};
+use support::metrics::Page;
 use support::proxy::{Proxy, Weather};
 use support::receiver::{Answer, Receiver, Script};
 use support::scene::{DEADLINE, Scene};
@@ -76,7 +77,10 @@ async fn an_outcome_waits_for_lanes_that_come_back_later_than_the_session() {
     scene.execute(&format!("{end}; {take}")).await;
     scene.wait_for_count(&format!("select count(*) {sessions}"), 1).await;
     // The request ends; what came of it is to be recorded.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let labels = [("source", "default"), ("trigger", "t"), ("outcome", "2xx")];
+    let has_ended = |page: &Page| page.find("walhook_delivery_attempts_total", &labels) == Some(1.0);
+    Page::wait_for(&scene.walhook, "", "the end of the request", has_ended).await;
+    assert_eq!(scene.count(DELIVERED).await, 0);
     scene.execute("select pg_advisory_unlock_all()").await;
     scene.wait_for_count(DELIVERED, 1).await;
     assert_eq!(scene.receiver.count(), 1, "{}", scene.walhook.log());

@@ -59,10 +59,18 @@ impl Arrival {
         self.answered.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// Whether it may have left no attempt: it was behind a refused one of its row in the same request, or that request
-    /// was answered 410 and was sent once more for that.
-    pub fn may_be_unrecorded(&self) -> bool {
-        (self.place.1 > 0 && !self.is_accepted()) || (self.of > 1 && self.answered == Some(410))
+    /// Whether it may have left no attempt because it was behind a refused one of its row in the same request.
+    pub fn may_be_behind(&self) -> bool {
+        self.place.1 > 0 && !self.is_accepted() && !self.is_gone()
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.answered == Some(410)
+    }
+
+    /// Whether it was not alone in its request.
+    pub fn is_of_batch(&self) -> bool {
+        self.of > 1
     }
 }
 

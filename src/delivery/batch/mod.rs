@@ -10,7 +10,8 @@
 //!                 └──┘ 413, 400
 //! ```
 //!
-//! The first 410 is followed by the same batch as well: the second one pauses the trigger, and none of its events pays.
+//! The first 410 is followed by the same batch as well, at whichever stage: the second one pauses the trigger, and none of
+//! its events pays. Once only, as there may be other answers in between for ever.
 
 mod answer;
 mod request;
@@ -35,7 +36,7 @@ const BAD_REQUEST: u16 = 400;
 enum Stage {
     #[default]
     New,
-    /// It was answered 400, or 410, once.
+    /// It was answered 400 once.
     Again,
     /// It is a half of one that was refused.
     Half,
@@ -46,6 +47,8 @@ enum Stage {
 pub(super) struct EventBatch {
     events: Vec<Ready>,
     stage: Stage,
+    /// Whether it is sent once more because of a 410.
+    was_gone: bool,
 }
 
 /// What follows from an answer.
@@ -62,14 +65,14 @@ impl EventBatch {
     pub(super) fn new(mut events: Vec<Ready>) -> Option<EventBatch> {
         // Retries stand before newer events, and those of one row in their order.
         events.sort_by_key(|ready| (ready.logged.source_id, ready.logged.seq));
-        (!events.is_empty()).then_some(EventBatch { events, stage: Stage::New })
+        (!events.is_empty()).then_some(EventBatch { events, stage: Stage::New, was_gone: false })
     }
 
     pub(super) fn len(&self) -> usize {
         self.events.len()
     }
 
-    /// Whether it was not sent before, not even with others.
+    /// Whether it was not refused before, not even with others.
     pub(super) fn is_new(&self) -> bool {
         self.stage == Stage::New
     }
@@ -118,7 +121,10 @@ impl EventBatch {
         }
         let refusal = refusal(outcome);
         let is_first_gone = retry::is_first_gone(outcome, request.was_gone, &request.endpoint.retry_conf);
-        if self.is_new() && (refusal == Some(BAD_REQUEST) || is_first_gone) {
+        if is_first_gone && !self.was_gone {
+            self.was_gone = true;
+            Next::Anew { batches: vec![self], back: Vec::new() }
+        } else if self.is_new() && refusal == Some(BAD_REQUEST) {
             self.stage = Stage::Again;
             Next::Anew { batches: vec![self], back: Vec::new() }
         } else if refusal.is_some() {
@@ -126,6 +132,10 @@ impl EventBatch {
         } else {
             Next::Settle(self)
         }
+    }
+
+    fn half(events: Vec<Ready>) -> EventBatch {
+        EventBatch { events, stage: Stage::Half, was_gone: false }
     }
 
     /// The halves have no row in common, so neither waits for the other: what would, goes back.
@@ -136,7 +146,7 @@ impl EventBatch {
         let waits = |ready: &Ready| ready.lock.is_some_and(|row| rows.contains(&row));
         let (back, second): (Vec<Ready>, Vec<Ready>) = second.into_iter().partition(waits);
         let halves = [first, second].into_iter().filter(|events| !events.is_empty());
-        Next::Anew { batches: halves.map(|events| EventBatch { events, stage: Stage::Half }).collect(), back }
+        Next::Anew { batches: halves.map(EventBatch::half).collect(), back }
     }
 }
 

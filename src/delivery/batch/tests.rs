@@ -231,11 +231,18 @@ fn what_an_answer_to_a_batch_means_for_it() {
     assert_eq!(next(batch(), &status(400)), [(Stage::Again, 4)]);
     let again = || EventBatch { stage: Stage::Again, ..batch() };
     assert_eq!(next(again(), &status(400)), in_halves);
-    let one = || EventBatch { events: batch().events.split_off(3), stage: Stage::Half };
+    let one = || EventBatch::half(batch().events.split_off(3));
     assert_eq!(next(one(), &status(400)), []);
     // The first 410 is not paid for, but only once, and where a second one would pause the trigger.
-    assert_eq!(next(batch(), &status(410)), [(Stage::Again, 4)]);
-    assert_eq!(next(again(), &status(410)), []);
+    assert_eq!(next(batch(), &status(410)), [(Stage::New, 4)]);
+    assert_eq!(next(again(), &status(410)), [(Stage::Again, 4)]);
+    let half = || EventBatch::half(batch().events);
+    assert_eq!(next(half(), &status(410)), [(Stage::Half, 4)]);
+    let after_410 = |batch: EventBatch| EventBatch { was_gone: true, ..batch };
+    assert!([batch(), again(), half()].into_iter().all(|batch| next(after_410(batch), &status(410)).is_empty()));
+    assert_eq!(next(after_410(batch()), &status(400)), [(Stage::Again, 4)]);
+    assert_eq!(next(after_410(again()), &status(400)), in_halves);
+    assert_eq!(next(one(), &status(410)), []);
     assert_eq!(halves(batch().next(&request(&conf, true), &status(410))), []);
     let retry_conf = RetryConf { give_up_on: vec![Statuses::One(410)], ..conf.retry_conf.clone() };
     let picky = Endpoint { retry_conf, ..conf.clone() };
