@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use support::receiver::{Answer, Script};
 use support::scene::Scene;
+use support::walhook::Start;
 
 const ITEMS: &str = "create table items (id int generated always as identity primary key)";
 
@@ -42,6 +43,21 @@ async fn a_rate_limit_holds_for_fresh_events_and_retries_together() {
     insert(&scene, 20).await;
     check_pace(&arrivals(&scene, "/t", 24).await, start, A_SECOND);
     scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 20).await;
+}
+
+/// Each of them has its lanes' part of it.
+#[tokio::test]
+async fn a_rate_limit_is_that_of_all_nodes_together() {
+    const A_SECOND: u32 = 8;
+    let scene = Scene::start(ITEMS).await;
+    let second = Start::serve(&scene.database).ready().await;
+    scene.wait_for_count("select count(distinct node) from walhook.lanes where node is not null", 2).await;
+    scene.create("t", "items", "/t", json!({"rate_limit_per_sec": A_SECOND})).await;
+    let start = SystemTime::now();
+    insert(&scene, 32).await;
+    // The first one of each node may come at once.
+    check_pace(&arrivals(&scene, "/t", 32).await[1..], start, A_SECOND);
+    drop(second);
 }
 
 /// A batch is one request, and so is each part of one that is refused.

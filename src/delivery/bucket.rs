@@ -19,8 +19,9 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn new(rate: Rate) -> Bucket {
-        Bucket { rate, even: None }
+    /// Of a trigger that sent its last request then, if any, at whichever rate.
+    pub(super) fn after(rate: Rate, last: Option<Instant>) -> Bucket {
+        Bucket { rate, even: last.map(|last| last + rate.interval()) }
     }
 
     pub(super) fn rate(&self) -> Rate {
@@ -44,7 +45,7 @@ mod tests {
 
     /// Takes whatever it can get, looking each millisecond, with a break; gives when, in milliseconds.
     fn greedy(rate: f64, millis: u64) -> Vec<u64> {
-        let mut bucket = Bucket::new(Rate::per_second(rate).expect("a rate"));
+        let mut bucket = Bucket::after(Rate::per_second(rate).expect("a rate"), None);
         let start = Instant::now();
         let mut taken = Vec::new();
         for milli in (0..millis).filter(|milli| !(1000..2000).contains(milli)) {

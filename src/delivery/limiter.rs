@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::budget::UnderWay;
-use crate::model::{FailureKind, Limits, Outcome};
+use crate::model::{FailureKind, LANES, Limits, Outcome};
 
 /// Where the definition says nothing.
 const DEFAULT_MAX_IN_FLIGHT: usize = 64;
@@ -51,7 +51,7 @@ pub(super) struct Limiter {
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Limiter {
         let most = most(limits);
-        let bucket = limits.rate_limit_per_sec.map(Bucket::new);
+        let bucket = limits.rate_limit_per_sec.map(|rate| Bucket::after(rate, None));
         Limiter {
             most,
             limit: most,
@@ -63,14 +63,16 @@ impl Limiter {
         }
     }
 
-    /// Takes over what the definition says now. Where it says the same, nothing that was learnt is lost.
-    pub(super) fn apply(&mut self, limits: Limits) {
+    /// Takes over what the definition says now, and of its rate the part of so many lanes: the nodes that have the others
+    /// send as well. Where it says the same, nothing that was learnt is lost.
+    pub(super) fn apply(&mut self, limits: Limits, lanes: usize) {
         let most = most(limits);
         if most != self.most {
             (self.most, self.limit, self.accepted) = (most, most, 0);
         }
-        if self.bucket.map(|bucket| bucket.rate()) != limits.rate_limit_per_sec {
-            self.bucket = limits.rate_limit_per_sec.map(Bucket::new);
+        let rate = limits.rate_limit_per_sec.map(|rate| rate.part(lanes, LANES.into()));
+        if self.bucket.map(|bucket| bucket.rate()) != rate {
+            self.bucket = rate.map(|rate| Bucket::after(rate, self.started_at));
         }
     }
 
@@ -172,11 +174,24 @@ mod tests {
         assert_eq!(limiter.ready_at(), None);
         limiter.started(1, now);
         limiter.ended(Load::TooMuch, 1, now, now);
-        limiter.apply(slow);
-        let then = now + Duration::from_secs(2);
-        assert_eq!((limiter.limit, limiter.ready_at()), (10, Some(then)));
-        limiter.apply(Limits::default());
+        limiter.apply(slow, 16);
+        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        assert_eq!((limiter.limit, limiter.ready_at()), (10, after(2)));
+        limiter.apply(Limits::default(), 16);
         assert_eq!((limiter.limit, limiter.ready_at()), (64, None));
+    }
+
+    #[test]
+    fn a_node_has_its_lanes_part_of_the_rate_and_no_more_at_once_when_that_changes() {
+        let now = Instant::now();
+        let slow = Limits { rate_limit_per_sec: crate::model::Rate::per_second(0.5), ..limits(20) };
+        let mut limiter = Limiter::new(slow);
+        limiter.started(1, now);
+        for (lanes, seconds) in [(8, 4), (4, 8), (16, 2)] {
+            limiter.apply(slow, lanes);
+            assert_eq!(limiter.ready_at(), Some(now + Duration::from_secs(seconds)), "{lanes} lanes");
+        }
+        assert_eq!(limiter.limit, 20);
     }
 
     /// Starts as many as it allows; gives how many that were.

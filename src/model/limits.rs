@@ -30,6 +30,12 @@ impl Rate {
         (1.0..=1e9).contains(&thousandths).then_some(Rate { thousandths: thousandths as u32 })
     }
 
+    /// So many parts of it, rounded down; never less than the smallest rate.
+    pub fn part(self, parts: usize, of: usize) -> Rate {
+        let thousandths = u64::from(self.thousandths) * parts as u64 / of.max(1) as u64;
+        Rate { thousandths: u32::try_from(thousandths).unwrap_or(self.thousandths).max(1) }
+    }
+
     /// The time from one request to the next.
     pub fn interval(self) -> Duration {
         Duration::from_nanos(1_000_000_000_000 / u64::from(self.thousandths))
@@ -71,6 +77,20 @@ mod tests {
         ] {
             let found = Rate::per_second(rate).map(|rate| rate.interval().as_micros());
             assert_eq!(found, interval, "{rate} a second");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_rate_is_never_more_than_its_part_and_never_none() {
+        let rate = |rate| Rate::per_second(rate).expect("a rate");
+        for (whole, parts, of, expected) in [
+            (10.0, 16, 16, 10.0),
+            (10.0, 5, 16, 3.125),
+            (1e6, 5, 16, 312_500.0),
+            (0.001, 5, 16, 0.001),
+            (1.0, 0, 16, 0.001),
+        ] {
+            assert_eq!(rate(whole).part(parts, of), rate(expected), "{parts} of {of} parts of {whole}");
         }
     }
 

@@ -69,9 +69,10 @@ impl What {
                  no slot and no walhook; 0.95 is a slowdown of 5 %"
             }
             What::Isolation => {
-                "events a second at all healthy endpoints together, and from commit to webhook at 50 rows/s, each row \
+                "events a second at all healthy endpoints together, and from commit to webhook at 100 rows/s, each row \
                  an event for every endpoint; fsync off, as the disk's own hitches would hide all else; the floor is \
-                 the same without the bad endpoint, in slices of some seconds by turns; p99 is that of a middling slice"
+                 the same without the bad endpoint, in slices of some seconds by turns, of whose ratios these are the \
+                 medians"
             }
             What::Memory => "the most that the walhook process had (VmHWM), a fresh process for each figure",
             What::Drain => {

@@ -10,7 +10,7 @@ use super::figure::{Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::{self, SCHEMA, TABLE};
 use super::receiver::{HANG, HUGE, SLOW, TIMED};
-use super::statistics::{median, percentile};
+use super::statistics::percentile;
 use super::wait::wait_for_count;
 use super::{Plan, say};
 use crate::cli::stage::Walhook;
@@ -18,7 +18,7 @@ use crate::postgres::cluster::free_port;
 
 const INSERT: &str = "insert into bench.item (payload) select repeat('x', 192)";
 /// Each row is an event for each healthy trigger, and for the bad one while there is one.
-const ROWS_A_SECOND: u32 = 50;
+const ROWS_A_SECOND: u32 = 100;
 const WARM_UP_ROWS: u64 = 20;
 const WITHIN: Duration = Duration::from_secs(120);
 /// In which a bad endpoint shows how bad it is before it is measured what it costs.
@@ -55,24 +55,11 @@ impl Bad {
     }
 }
 
-/// What the healthy triggers together got, in all slices of a side.
-#[derive(Default)]
-struct Run {
-    events: u64,
-    took: Duration,
-    /// Of each slice, from the commit to the receiver.
-    p99_millis: Vec<f64>,
-}
-
-impl Run {
-    fn rate(&self) -> f64 {
-        self.events as f64 / self.took.as_secs_f64()
-    }
-
-    /// Of a middling slice: all of them together would show nothing but the machine's own hitches.
-    fn p99_millis(&self) -> f64 {
-        median(&self.p99_millis).unwrap_or_default()
-    }
+/// What the healthy triggers together got in one slice.
+struct Slice {
+    events_a_second: f64,
+    /// From the commit to the receiver.
+    p99_millis: f64,
 }
 
 /// Measures all kinds in each round.
@@ -93,9 +80,11 @@ async fn measure_unflushed(ground: &Ground, plan: &Plan) -> anyhow::Result<Vec<F
         let healthy = Healthy::prepare(ground, plan).await?;
         for (kind, (rates, latencies)) in KINDS.into_iter().zip(&mut samples) {
             say(&format!("isolation, round {round} of {}: {}", plan.rounds, kind.name()));
-            let (without, with) = healthy.by_turns(kind, plan).await?;
-            rates.push(Sample::new(Some(without.rate()), with.rate()));
-            latencies.push(Sample::new(Some(without.p99_millis()), with.p99_millis()));
+            for number in 0..plan.isolation_slices {
+                let (without, with) = healthy.pair(kind, number, plan).await?;
+                rates.push(Sample::new(Some(without.events_a_second), with.events_a_second));
+                latencies.push(Sample::new(Some(without.p99_millis), with.p99_millis));
+            }
         }
         healthy.remove().await?;
     }
@@ -133,36 +122,30 @@ impl<'a> Healthy<'a> {
         self.database.remove().await
     }
 
-    /// Without the bad one and with it.
-    async fn by_turns(&self, bad: Bad, plan: &Plan) -> anyhow::Result<(Run, Run)> {
-        let (mut without, mut with) = (Run::default(), Run::default());
-        for slice in 0..plan.isolation_slices {
-            // Neither is always the first one.
-            if slice % 2 == 0 {
-                self.run(plan, &mut without).await?;
-                self.run_beside(bad, plan, &mut with).await?;
-            } else {
-                self.run_beside(bad, plan, &mut with).await?;
-                self.run(plan, &mut without).await?;
-            }
+    /// Without the bad one and with it; neither is always the first one.
+    async fn pair(&self, bad: Bad, number: usize, plan: &Plan) -> anyhow::Result<(Slice, Slice)> {
+        if number.is_multiple_of(2) {
+            Ok((self.slice(plan).await?, self.slice_beside(bad, plan).await?))
+        } else {
+            let with = self.slice_beside(bad, plan).await?;
+            Ok((self.slice(plan).await?, with))
         }
-        Ok((without, with))
     }
 
-    async fn run_beside(&self, bad: Bad, plan: &Plan, run: &mut Run) -> anyhow::Result<()> {
+    async fn slice_beside(&self, bad: Bad, plan: &Plan) -> anyhow::Result<Slice> {
         self.walhook.call(&create("bad", &bad.url(self.ground)?)).await?;
         self.write(WARM_UP_ROWS).await?;
         tokio::time::sleep(SETTLES).await;
-        self.run(plan, run).await?;
+        let slice = self.slice(plan).await?;
         self.walhook.call(&json!({"type": "delete_event_trigger", "args": {"name": "bad"}})).await?;
-        Ok(())
+        Ok(slice)
     }
 
-    async fn run(&self, plan: &Plan, run: &mut Run) -> anyhow::Result<()> {
+    async fn slice(&self, plan: &Plan) -> anyhow::Result<Slice> {
         self.write(WARM_UP_ROWS).await?;
         let rows = (plan.rows / self.triggers / 4).max(WARM_UP_ROWS);
-        run.took += self.write(rows).await?;
-        run.events += rows * self.triggers;
+        let took = self.write(rows).await?;
+        let events_a_second = (rows * self.triggers) as f64 / took.as_secs_f64();
         let rows = (f64::from(ROWS_A_SECOND) * plan.latency_time.as_secs_f64()).ceil() as u64;
         self.ground.reset_receiver().await?;
         let mut clock = interval(Duration::from_secs(1) / ROWS_A_SECOND);
@@ -172,8 +155,8 @@ impl<'a> Healthy<'a> {
             self.database.session.batch_execute(&format!("{INSERT} from generate_series(1, 1)")).await?;
         }
         self.wait_for(rows).await?;
-        run.p99_millis.extend(percentile(&self.ground.times().await?, 0.99));
-        Ok(())
+        let p99 = percentile(&self.ground.times().await?, 0.99);
+        Ok(Slice { events_a_second, p99_millis: p99.unwrap_or_default() })
     }
 
     /// Writes rows as fast as they go; gives how long it took until all healthy endpoints had all of them.

@@ -15,7 +15,7 @@ use crate::delivery::limiter::Load;
 use crate::delivery::recorder::Report;
 use crate::delivery::trigger_queue::TriggerQueue;
 use crate::delivery::{Command, Endpoint};
-use crate::model::{RowHash, Timestamp, Verdict};
+use crate::model::{LANES, Ordering, RowHash, Timestamp, Verdict};
 use crate::queue::{Batch, Deferred, LiveTrigger, Settled, Skipped};
 
 impl Dispatcher {
@@ -185,7 +185,7 @@ impl Dispatcher {
         self.loading = false;
         self.starts_until = None;
         answer(&mut self.loaded_waiters);
-        let moves = self.lanes.are_loading();
+        let (moves, lanes) = (self.lanes.are_loading(), self.lanes.active().len());
         let under_way = if moves { self.under_way() } else { HashMap::new() };
         let live: HashSet<Uuid> = loaded.iter().map(|loaded| loaded.trigger.trigger.id).collect();
         self.triggers.retain(|id, _| live.contains(id));
@@ -212,7 +212,9 @@ impl Dispatcher {
                 (None, None) => self.load_again = true,
             }
             let Some(queue) = self.triggers.get_mut(&trigger.id) else { continue };
-            queue.limiter.apply(trigger.definition.limits);
+            // All of its events are in one lane where it keeps the order of all of them.
+            let lanes = if trigger.definition.ordering == Ordering::Trigger { LANES.into() } else { lanes };
+            queue.limiter.apply(trigger.definition.limits, lanes);
             queue.meter.is_of(&trigger.definition);
             if queue.pause.is_told(paused) {
                 let (name, what) =
