@@ -60,8 +60,8 @@ impl Client {
             .wrap_connector(connector);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            // Idle ones of a host are not bounded beside that: there are never more than requests under way at a time, and
-            // with a smaller bound those above it would be opened anew for each request.
+            // Idle ones of a host are not bounded beside that: there are never more than requests under way at a time,
+            // and with a smaller bound those above it would be opened anew for each request.
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(connector);
         Ok(Client { pooled, clock })

@@ -63,8 +63,8 @@ impl Limiter {
         }
     }
 
-    /// Takes over what the definition says now, and of its rate the part of so many lanes: the nodes that have the others
-    /// send as well. Where it says the same, nothing that was learnt is lost.
+    /// Takes over what the definition says now, and of its rate the part of so many lanes: the nodes that have the
+    /// others send as well. Where it says the same, nothing that was learnt is lost.
     pub(super) fn apply(&mut self, limits: Limits, lanes: usize) {
         let most = most(limits);
         if most != self.most {

@@ -273,7 +273,7 @@ fn check_arrivals(
 /// How many requests should have left an attempt and have not.
 fn unrecorded(attempts: &[Attempt], arrivals: &[Arrival]) -> usize {
     let count = |is: fn(&Arrival) -> bool| arrivals.iter().filter(|arrival| is(arrival)).count();
-    // A batch that is answered 410 for the first time is sent once more for that and leaves none, but the next one does.
+    // A batch that is answered 410 for the first time is sent once more for that and leaves none, the next one does.
     let gone_in_batches = count(|arrival| arrival.is_gone() && arrival.is_of_batch());
     let gone_alone = count(|arrival| arrival.is_gone() && !arrival.is_of_batch());
     let gone_recorded = attempts.iter().filter(|attempt| attempt.status == Some(410)).count();

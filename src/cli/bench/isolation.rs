@@ -1,5 +1,5 @@
 //! What one endpoint that misbehaves costs the triggers of a hundred healthy ones: throughput and latency with it and
-//! without, in short slices by turns, because a machine's own drift within half a minute is more than what is looked for.
+//! without, in short slices by turns: a machine's own drift within half a minute is more than what is looked for.
 
 use std::time::{Duration, Instant};
 

@@ -10,8 +10,8 @@
 //!                 └──┘ 413, 400
 //! ```
 //!
-//! The first 410 is followed by the same batch as well, at whichever stage: the second one pauses the trigger, and none of
-//! its events pays. Once only, as there may be other answers in between for ever.
+//! The first 410 is followed by the same batch as well, at whichever stage: the second one pauses the trigger, and none
+//! of its events pays. Once only, as there may be other answers in between for ever.
 
 mod answer;
 mod request;
