@@ -124,6 +124,6 @@ async fn a_walhooks_clock_can_be_stepped_while_it_runs() {
     let mut walhook = Start::serve(&database).with_clock(&clock).ready().await;
     assert_eq!(hours_ahead(&walhook.log()), 1, "{}", walhook.log());
     clock.set_ahead_by(-7200);
-    walhook.terminate(DEADLINE).await;
-    assert_eq!(hours_ahead(&walhook.log()), -2, "{}", walhook.log());
+    let status = walhook.terminate(DEADLINE).await;
+    assert_eq!(hours_ahead(&walhook.log()), -2, "{status}, {}", walhook.log());
 }

@@ -352,6 +352,8 @@ impl Tasks {
         let mut result = Ok(());
         let stop = self.stop.clone();
         tokio::select! {
+            // First, as parts may have ended already because of it.
+            biased;
             () = stop.cancelled() => info!("stopping; requests under way have {grace:?}"),
             Some(ended) = self.running.join_next() => {
                 result = ended_early(ended, &stop);
