@@ -88,13 +88,29 @@ async fn no_more_requests_than_max_in_flight_are_under_way() {
         scene.create(&path[1..], "items", path, limits).await;
     }
     insert(&scene, 20).await;
-    for (path, count) in [("/t", 20), ("/b", 10)] {
-        // Each is under way at the receiver for that long at least, so four within less are four at once.
-        for four in arrivals(&scene, path, count).await.windows(4) {
-            let within = four[3].duration_since(four[0]).expect("in order");
-            assert!(within >= TAKES - Duration::from_millis(5), "four requests within {within:?}");
-        }
+    check_under_way(&arrivals(&scene, "/t", 20).await, 3, TAKES);
+    check_under_way(&arrivals(&scene, "/b", 10).await, 3, TAKES);
+}
+
+/// Each is under way at the receiver for so long at least: one more within less was under way with all of them.
+fn check_under_way(arrivals: &[SystemTime], most: usize, each_takes: Duration) {
+    for together in arrivals.windows(most + 1) {
+        let within = together[most].duration_since(together[0]).expect("in order");
+        assert!(within >= each_takes - Duration::from_millis(5), "{} requests within {within:?}", most + 1);
     }
+}
+
+#[tokio::test]
+async fn max_in_flight_is_that_of_all_nodes_together() {
+    const TAKES: Duration = Duration::from_millis(200);
+    let scene = Scene::start(ITEMS).await;
+    let second = Start::serve(&scene.database).ready().await;
+    scene.wait_for_count("select count(distinct node) from walhook.lanes where node is not null", 2).await;
+    scene.receiver.on("/t", Script::always(Answer::default().after(TAKES)));
+    scene.create("t", "items", "/t", json!({"max_in_flight": 4})).await;
+    insert(&scene, 40).await;
+    check_under_way(&arrivals(&scene, "/t", 40).await, 4, TAKES);
+    drop(second);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::bucket::Bucket;
 use super::budget::UnderWay;
 use crate::model::{FailureKind, LANES, Limits, Outcome};
 
-/// Where the definition says nothing.
+/// Of a node, where the definition says nothing: more nodes may have more under way then.
 const DEFAULT_MAX_IN_FLIGHT: usize = 64;
 /// Too many requests, and service unavailable.
 const STATUSES_OF_OVERLOAD: [u16; 2] = [429, 503];
@@ -50,7 +50,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Limiter {
-        let most = most(limits);
+        let most = most(limits, LANES.into());
         let bucket = limits.rate_limit_per_sec.map(|rate| Bucket::after(rate, None));
         Limiter {
             most,
@@ -63,12 +63,13 @@ impl Limiter {
         }
     }
 
-    /// Takes over what the definition says now, and of its rate the part of so many lanes: the nodes that have the
-    /// others send as well. Where it says the same, nothing that was learnt is lost.
+    /// Takes over what the definition says now: the part of so many lanes, as the nodes that have the others send as
+    /// well. What was learnt of the endpoint stays.
     pub(super) fn apply(&mut self, limits: Limits, lanes: usize) {
-        let most = most(limits);
+        let most = most(limits, lanes);
         if most != self.most {
-            (self.most, self.limit, self.accepted) = (most, most, 0);
+            (self.limit, self.accepted) = ((self.limit * most / self.most).max(1), 0);
+            self.most = most;
         }
         let rate = limits.rate_limit_per_sec.map(|rate| rate.part(lanes, LANES.into()));
         if self.bucket.map(|bucket| bucket.rate()) != rate {
@@ -133,8 +134,10 @@ impl Limiter {
     }
 }
 
-fn most(limits: Limits) -> usize {
-    limits.max_in_flight.map_or(DEFAULT_MAX_IN_FLIGHT, |most| most as usize)
+/// Rounded down, so that all nodes together stay within what the definition says; but none can do without one.
+fn most(limits: Limits, lanes: usize) -> usize {
+    let part = |most: u32| (most as usize * lanes / usize::from(LANES)).max(1);
+    limits.max_in_flight.map_or(DEFAULT_MAX_IN_FLIGHT, part)
 }
 
 #[cfg(test)]
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_that_says_the_same_leaves_what_was_learnt() {
+    fn a_changed_definition_leaves_what_was_learnt() {
         let now = Instant::now();
         let slow = Limits { rate_limit_per_sec: crate::model::Rate::per_second(0.5), ..limits(20) };
         let mut limiter = Limiter::new(slow);
@@ -178,7 +181,26 @@ mod tests {
         let after = |seconds| Some(now + Duration::from_secs(seconds));
         assert_eq!((limiter.limit, limiter.ready_at()), (10, after(2)));
         limiter.apply(Limits::default(), 16);
-        assert_eq!((limiter.limit, limiter.ready_at()), (64, None));
+        assert_eq!((limiter.limit, limiter.ready_at()), (32, None));
+    }
+
+    #[test]
+    fn a_node_has_its_lanes_part_of_what_may_be_under_way_and_at_least_one() {
+        let mut limiter = Limiter::new(limits(20));
+        for (lanes, allowed) in [(16, 20), (5, 6), (6, 7), (1, 1), (0, 1), (16, 20)] {
+            limiter.apply(limits(20), lanes);
+            assert_eq!((limiter.most, limiter.limit), (allowed, allowed), "{lanes} lanes");
+        }
+        // The endpoint can take half of it.
+        let now = Instant::now();
+        limiter.started(1, now);
+        limiter.ended(Load::TooMuch, 1, now, now);
+        for (lanes, allowed) in [(8, 5), (4, 2), (16, 8)] {
+            limiter.apply(limits(20), lanes);
+            assert_eq!(limiter.limit, allowed, "{lanes} lanes");
+        }
+        limiter.apply(Limits::default(), 4);
+        assert_eq!(limiter.most, 64, "where the definition says nothing");
     }
 
     #[test]

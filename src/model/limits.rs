@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 /// What the definition says; where it says nothing, delivery's own limits hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Requests under way at a time.
+    /// Requests under way at a time, of all nodes together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
-    /// Requests a second.
+    /// Requests a second, of all nodes together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_per_sec: Option<Rate>,
 }
