@@ -108,8 +108,11 @@ async fn max_in_flight_is_that_of_all_nodes_together() {
     scene.wait_for_count("select count(distinct node) from walhook.lanes where node is not null", 2).await;
     scene.receiver.on("/t", Script::always(Answer::default().after(TAKES)));
     scene.create("t", "items", "/t", json!({"max_in_flight": 4})).await;
+    // Both know the trigger once they have sent events of it.
     insert(&scene, 40).await;
-    check_under_way(&arrivals(&scene, "/t", 40).await, 4, TAKES);
+    arrivals(&scene, "/t", 40).await;
+    insert(&scene, 40).await;
+    check_under_way(&arrivals(&scene, "/t", 80).await[40..], 4, TAKES);
     drop(second);
 }
 
