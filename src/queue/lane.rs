@@ -26,6 +26,19 @@ pub async fn take_lanes(
     wanted: LaneSet,
     most: usize,
 ) -> Result<Taken, Error> {
+    let mut lanes = lock_lanes(session, wanted, most).await?;
+    if lanes.is_empty() {
+        return Ok(Taken::default());
+    }
+    // A session that ends lets its locks go one by one, perhaps while this one looked at them. All of them are to be had
+    // together: those that come later count as having been somebody's meanwhile.
+    lanes = lanes.or(lock_lanes(session, wanted.without(lanes), most - lanes.len()).await?);
+    let untouched = session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await?;
+    let lane = |row: &tokio_postgres::Row| Lane::try_from(row.get::<_, i16>(0)).ok().filter(|lane| *lane < LANES);
+    Ok(Taken { lanes, untouched: untouched.iter().filter_map(lane).collect() })
+}
+
+async fn lock_lanes(session: &impl GenericClient, wanted: LaneSet, most: usize) -> Result<LaneSet, Error> {
     let mut lanes = LaneSet::NONE;
     for lane in wanted.iter() {
         if lanes.len() >= most {
@@ -36,12 +49,7 @@ pub async fn take_lanes(
             lanes.insert(lane);
         }
     }
-    if lanes.is_empty() {
-        return Ok(Taken::default());
-    }
-    let untouched = session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await?;
-    let lane = |row: &tokio_postgres::Row| Lane::try_from(row.get::<_, i16>(0)).ok().filter(|lane| *lane < LANES);
-    Ok(Taken { lanes, untouched: untouched.iter().filter_map(lane).collect() })
+    Ok(lanes)
 }
 
 /// Gives lanes back, and tells the others.
