@@ -41,9 +41,9 @@ async fn dead_events(scene: &Scene, queue: &Session) -> [String; 2] {
         let next = "coalesce((select max(id) from items), 0) + 1";
         scene.execute(&format!("insert into items select i from generate_series({next}, {last}) i")).await;
         wait_for_dead(queue, last).await;
-        let over =
-            "select (max(started_at) + interval '1 microsecond')::text from walhook.attempts where trigger = 't'";
-        times.push(value(queue, over).await);
+        let attempts = "from walhook.attempts where trigger = 't'";
+        let over = format!("select (max(started_at) + interval '1 microsecond')::text {attempts}");
+        times.push(value(queue, &over).await);
     }
     scene.receiver.on("/t", Script::default());
     [times.remove(0), times.remove(0)]
