@@ -30,8 +30,8 @@ pub async fn take_lanes(
     if lanes.is_empty() {
         return Ok(Taken::default());
     }
-    // A session that ends lets its locks go one by one, perhaps while this one looked at them. All of them are to be had
-    // together: those that come later count as having been somebody's meanwhile.
+    // A session that ends lets its locks go one by one, perhaps while this one looked at them. All of them are to be
+    // had together: those that come later count as having been somebody's meanwhile.
     lanes = lanes.or(lock_lanes(session, wanted.without(lanes), most - lanes.len()).await?);
     let untouched = session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await?;
     let lane = |row: &tokio_postgres::Row| Lane::try_from(row.get::<_, i16>(0)).ok().filter(|lane| *lane < LANES);
