@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use futures_util::TryStreamExt;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::row::{LastSubject, logged};
@@ -25,6 +27,8 @@ pub struct Bounds {
 }
 
 const READ: &str = include_str!("../../sql/backlog_read.sql");
+/// The last of its columns.
+const FOUND: usize = 20;
 
 /// Events that were read back.
 #[derive(Debug, Default)]
@@ -46,14 +50,16 @@ pub async fn read_backlog(
     bounds: Bounds,
 ) -> Result<Backlog, Error> {
     let Bounds { after, up_to, rows, bytes, floor } = bounds;
-    let rows = client.query(READ, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor.as_slice()]).await?;
-    let found: i64 = rows.first().map_or(0, |row| row.get("found"));
-    let mut last_subject = LastSubject::default();
-    let events: Vec<Logged> = rows
-        .iter()
-        .map(|row| logged(row, (source_id, row.get(0)), trigger_id, 1, &mut last_subject))
-        .collect::<Result<_, _>>()?;
-    let complete = found < bounds.rows && events.len() as i64 == found;
+    let floor = floor.as_slice();
+    let parameters: [&(dyn ToSql + Sync); 7] = [&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor];
+    // Row by row, so that they are not in memory twice.
+    let mut read = std::pin::pin!(client.query_raw(READ, parameters).await?);
+    let (mut events, mut found, mut last_subject) = (Vec::new(), 0, LastSubject::default());
+    while let Some(row) = read.try_next().await? {
+        found = row.get(FOUND);
+        events.push(logged(&row, (source_id, row.get(0)), trigger_id, 1, &mut last_subject)?);
+    }
+    let complete = found < rows && events.len() as i64 == found;
     Ok(Backlog { events, complete })
 }
 

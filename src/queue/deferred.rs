@@ -1,5 +1,6 @@
 //! Events that wait for a time.
 
+use futures_util::TryStreamExt;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -54,16 +55,17 @@ pub async fn due(
     let sql = include_str!("../../sql/deferred_due.sql");
     let parameters: [&(dyn ToSql + Sync); 7] =
         [&triggers, &due, &bytes, &following, &PgTime(now), &in_hand, &lanes.numbers()];
-    let rows = client.query(sql, &parameters).await?;
-    let mut last_subject = LastSubject::default();
-    let mut read = |row: &tokio_postgres::Row| {
+    // Row by row, so that they are not in memory twice.
+    let mut rows = std::pin::pin!(client.query_raw(sql, parameters).await?);
+    let (mut events, mut last_subject) = (Vec::new(), LastSubject::default());
+    while let Some(row) = rows.try_next().await? {
         let number: i32 = row.get(3);
-        let logged = logged(row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
+        let logged = logged(&row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
         let logged = Logged { replay_id: row.get("replay_id"), ..logged };
         let (holds, skipped, follows) = (row.get("holds"), row.get("skipped"), row.get("follows"));
-        Ok(Deferred { number: number as u32, holds, skipped, follows, logged })
-    };
-    rows.iter().map(&mut read).collect()
+        events.push(Deferred { number: number as u32, holds, skipped, follows, logged });
+    }
+    Ok(events)
 }
 
 /// When the next deferred event of these triggers and lanes is due, without the ones in hand.

@@ -84,7 +84,7 @@ impl LastSubject {
 
 /// Reads an event from the columns that `backlog_read.sql` and `deferred_due.sql` share, from `first` on: id, lane,
 /// operation, schema, table, commit LSN, ordinal, xid, commit time, old, new, missing columns, partial old row,
-/// undecided, event type, context, backfill, row hash; and `deliver_at`.
+/// undecided, event type, context, backfill, row hash, time to be delivered at.
 pub(super) fn logged(
     row: &Row,
     (source_id, seq): (i16, i64),
@@ -122,7 +122,7 @@ pub(super) fn logged(
         undecided: row.get::<_, Option<bool>>(first + 13).unwrap_or(false),
         session_variables: rows(first + 15),
         backfill_id: row.get(first + 16),
-        deliver_at: row.get::<_, Option<PgTime>>("deliver_at").map(|time| time.0),
+        deliver_at: row.get::<_, Option<PgTime>>(first + 18).map(|time| time.0),
     };
     Ok(Logged { seq, source_id, event, replay_id: None })
 }
