@@ -191,6 +191,27 @@ async fn new_events_are_told_to_other_nodes_and_to_nobody_where_there_is_none() 
     scene.wait_for_count(DELIVERED, 21).await;
 }
 
+/// Otherwise they would find it, or send to where it sent before, until their next look some seconds later.
+#[tokio::test]
+async fn what_is_done_to_a_trigger_is_told_to_other_nodes() {
+    let scene = Scene::start(ITEMS).await;
+    let queue = scene.database.settings();
+    let mut notices = queue::listen(&queue).await.expect("a session that listens");
+    for is_there in [false, true] {
+        scene.create("t", "items", "/t", json!({"replace": is_there})).await;
+        queue::tell(&*scene.sql, Notice::Replays).await.expect("a notice");
+        let told = async {
+            let mut told = Vec::new();
+            while told.last() != Some(&Notice::Replays) {
+                told.push(notices.next().await.expect("a notice"));
+            }
+            told
+        };
+        let told = tokio::time::timeout(DEADLINE, told).await.expect("the last notice");
+        assert!(told.contains(&Notice::Triggers), "{told:?}");
+    }
+}
+
 /// A node that is told of new events reads the log for the triggers that have some, however many others there are.
 #[tokio::test]
 async fn what_is_told_of_one_trigger_costs_no_read_of_the_others() {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::log::Activation;
+use super::notice::{Notice, tell};
 use super::row::pg_lsn;
 use crate::matching::{Watch, Watches};
 use crate::model::{Definition, Lsn, Trigger};
@@ -86,7 +87,8 @@ pub async fn read_catalogue(
 }
 
 /// Brings the queue's copy to these versions, drops what waits for triggers that ended, and lets dead events go that a
-/// trigger does not hold any more. Versions that the queue knows already, or is past, change nothing.
+/// trigger does not hold any more. Versions that the queue knows already, or is past, change nothing. The nodes are told
+/// once this is committed.
 ///
 /// # Errors
 /// What Postgres said.
@@ -114,7 +116,7 @@ pub async fn adopt(queue: &impl GenericClient, source_id: i16, versions: &[Versi
         queue.execute(include_str!("../../sql/cursor_forget.sql"), &[&ended]).await?;
         queue.execute(include_str!("../../sql/pause_forget.sql"), &[&ended]).await?;
     }
-    Ok(())
+    tell(queue, Notice::Triggers).await
 }
 
 /// Puts versions into force that capture passed, in the transaction of the events around them.

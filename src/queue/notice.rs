@@ -10,7 +10,7 @@ use crate::postgres::{self, Session, Settings};
 /// What was done elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Triggers were paused or resumed.
+    /// Triggers were made, replaced, deleted, paused or resumed.
     Triggers,
     /// Deferred events are due or were given up.
     Deferred,
