@@ -24,9 +24,10 @@ MINUTES ?= 10
 torture: setup ## random work and faults against a model, for MINUTES=10
 	WALHOOK_TEST_MINUTES=$(MINUTES) $(CARGO) test --release --test torture -- --nocapture
 
-check: setup ## check format, lints and documentation
+check: setup ## check format, lints, the rules of tests/tidy.rs and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) test --quiet --test tidy
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 
 demo: build ## build, then show walhook at work; needs no database

@@ -87,8 +87,8 @@ pub async fn read_catalogue(
 }
 
 /// Brings the queue's copy to these versions, drops what waits for triggers that ended, and lets dead events go that a
-/// trigger does not hold any more. Versions that the queue knows already, or is past, change nothing. The nodes are told
-/// once this is committed.
+/// trigger does not hold any more. Versions that the queue knows already, or is past, change nothing. The nodes are
+/// told once this is committed.
 ///
 /// # Errors
 /// What Postgres said.
