@@ -1,6 +1,8 @@
 //! What the dispatcher does for triggers whose events go several in a request: each batch counts as one request, for
 //! every limit and for the endpoint's breaker.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -35,7 +37,8 @@ impl Dispatcher {
                     self.busy.extend(batch.busy());
                     self.busy_beside += batch.len() - 1;
                     self.budget.taken().add(bytes_under_way(&batch));
-                    let (client, ended, gate) = (self.client.clone(), self.ended_sender.clone(), self.gate.clone());
+                    let (client, ended, gate) =
+                        (Arc::clone(&self.client), self.ended_sender.clone(), self.gate.clone());
                     let (url, terms) = (endpoint.url.clone(), *self.lanes.terms());
                     tokio::spawn(async move {
                         let request = batch::send(&client, endpoint, gone, batch, (&gate, &terms)).await;

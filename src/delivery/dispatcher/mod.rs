@@ -11,6 +11,7 @@ mod starts;
 mod stopping;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -70,7 +71,7 @@ impl Heads {
 /// See the module's description.
 pub(super) struct Dispatcher {
     pool: Pool,
-    client: Client,
+    client: Arc<Client>,
     environment: crate::model::Environment,
     longest_retry_after: Duration,
     grace: Duration,
@@ -147,7 +148,7 @@ impl Dispatcher {
         let recorder = Recorder::new(database, member.clone(), work_receiver, report_sender, gate.clone());
         Dispatcher {
             pool: parts.pool,
-            client,
+            client: Arc::new(client),
             environment: parts.environment,
             longest_retry_after: parts.longest_retry_after,
             grace: parts.grace,

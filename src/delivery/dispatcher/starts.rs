@@ -1,6 +1,7 @@
 //! What the dispatcher starts: attempts, reads, recordings.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ impl Dispatcher {
                 if is_probe {
                     probe = Some((endpoint.url.clone(), ready.logged.id()));
                 }
-                let (client, gone, ended) = (self.client.clone(), queue.pause.gone(), self.ended_sender.clone());
+                let (client, gone, ended) = (Arc::clone(&self.client), queue.pause.gone(), self.ended_sender.clone());
                 let term = self.lanes.terms().of(ready.logged.event.lane);
                 let permit = Permit { gate: self.gate.clone(), term };
                 tokio::spawn(async move {
