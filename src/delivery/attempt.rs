@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::gate::Gate;
+use super::gate::Permit;
+use super::http::{Body, HEAD_BYTES};
+use super::letter::Withdrawn;
 use super::pause::Gone;
 use super::retry::{self, Tried};
 use super::rows::Ready;
@@ -40,13 +42,6 @@ pub(super) struct Ended {
     pub(super) size: usize,
 }
 
-/// Whether its lane is still ours is looked at when all is ready to be sent.
-pub(super) struct Permit {
-    pub(super) gate: Gate,
-    /// The lane's when the attempt was started.
-    pub(super) term: u64,
-}
-
 /// A request that ended, with the term of its event's lane when it was started, or those of all lanes.
 #[derive(Debug)]
 pub(super) enum EndedRequest {
@@ -67,23 +62,22 @@ pub(super) async fn attempt(
     let (body, remarks) = (payload::body(&endpoint, &logged.event, ready.number), remarks::headers(logged));
     // The body has the rows now; the request may take long.
     (logged.event.old, logged.event.new) = (None, None);
-    let passes = permit.gate.pass(logged.event.lane, permit.term);
-    let post = async { (client.post(&endpoint, body, remarks).await, ()) };
-    let (request, outcome, ()) = exchange(client.clock(), &endpoint, &gone, passes, post).await;
+    let sending = client.send(&endpoint, body, remarks, permit, HEAD_BYTES);
+    let (request, outcome, _) = exchange(client.clock(), &endpoint, &gone, sending).await;
     Ended { ready, request, outcome, size }
 }
 
-/// Posts what is ready to be sent, if it passes the last look.
-pub(super) async fn exchange<T: Default>(
+/// Times the sending of what is ready to be sent, and notes what follows from it whatever was sent.
+pub(super) async fn exchange(
     clock: &ServerClock,
     endpoint: &Arc<Endpoint>,
     gone: &Gone,
-    passes: impl Future<Output = bool>,
-    post: impl Future<Output = (Outcome, T)>,
-) -> (Request, Outcome, T) {
+    sending: impl Future<Output = Result<(Outcome, Body), Withdrawn>>,
+) -> (Request, Outcome, Body) {
     let (started_at, started) = (clock.earliest(), Instant::now());
-    let withdrawn = !passes.await;
-    let (outcome, answer) = if withdrawn { (unsent(), T::default()) } else { post.await };
+    let sent = sending.await;
+    let withdrawn = sent.is_err();
+    let (outcome, answer) = sent.unwrap_or_else(|_| (unsent(), Body::default()));
     let request = Request {
         endpoint: Arc::clone(endpoint),
         started,
@@ -151,8 +145,8 @@ mod tests {
     }
 
     async fn request(endpoint: Endpoint, gone: &Gone, passes: bool, status: u16) -> (Request, Outcome) {
-        let (passes, post) = (std::future::ready(passes), std::future::ready((answered(status), ())));
-        let (request, outcome, ()) = exchange(&ServerClock::default(), &Arc::new(endpoint), gone, passes, post).await;
+        let sending = std::future::ready(if passes { Ok((answered(status), Body::default())) } else { Err(Withdrawn) });
+        let (request, outcome, _) = exchange(&ServerClock::default(), &Arc::new(endpoint), gone, sending).await;
         (request, outcome)
     }
 

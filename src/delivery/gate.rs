@@ -1,5 +1,5 @@
-//! The last look before a request is sent: whether the event's lane is still ours, and the lease valid. Between the
-//! start of an attempt and its request the process may have slept, and others may have taken over.
+//! Whether a request may be sent: its events' lanes are still ours, and the lease is valid. Between the start of an
+//! attempt and its request the process may have slept or waited for a connection, and others may have taken over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,33 +37,14 @@ impl Gate {
         }
     }
 
-    /// Waits until a request of this lane may be sent that was begun in this term; that is at once but for
-    /// interruptions. False when others may have the lane, or had it since.
-    pub(super) async fn pass(&self, lane: Lane, term: u64) -> bool {
-        if self.is_open(lane, term) == Some(true) {
-            return true;
-        }
-        let mut standing = self.0.standing.clone();
-        loop {
-            // Told with each heartbeat.
-            standing.mark_unchanged();
-            if let Some(passes) = self.is_open(lane, term) {
-                return passes;
-            }
-            if standing.changed().await.is_err() {
-                return false;
-            }
-        }
+    /// The right to send an event of this lane, which was begun in this term.
+    pub(super) fn permit(&self, lane: Lane, term: u64) -> Permit {
+        Permit { gate: self.clone(), of: Lanes::One((lane, term)) }
     }
 
     /// The same for a request of several lanes.
-    pub(super) async fn pass_all(&self, lanes: LaneSet, terms: &Terms) -> bool {
-        for lane in lanes.iter() {
-            if !self.pass(lane, terms.of(lane)).await {
-                return false;
-            }
-        }
-        true
+    pub(super) fn permit_all(&self, lanes: LaneSet, terms: &Terms) -> Permit {
+        Permit { gate: self.clone(), of: Lanes::Several(lanes.iter().map(|lane| (lane, terms.of(lane))).collect()) }
     }
 
     /// `None` where it may open yet.
@@ -73,6 +54,73 @@ impl Gate {
             return Some(false);
         }
         (state & 1 == 1 && self.0.lease.is_valid()).then_some(true)
+    }
+}
+
+/// A request's right to be sent, as long as its lanes are ours.
+#[derive(Clone, Debug)]
+pub(super) struct Permit {
+    gate: Gate,
+    of: Lanes,
+}
+
+/// Each with the term in which the request was begun.
+#[derive(Clone, Debug)]
+enum Lanes {
+    One((Lane, u64)),
+    Several(Arc<[(Lane, u64)]>),
+}
+
+impl Permit {
+    /// Waits until the request may be sent. False when others may have a lane of it, or had it since.
+    pub(super) async fn pass(&self) -> bool {
+        let mut standing = self.gate.0.standing.clone();
+        loop {
+            // Told with each heartbeat.
+            standing.mark_unchanged();
+            if let Some(passes) = self.is_open() {
+                return passes;
+            }
+            if standing.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether the request may be sent at this moment.
+    pub(super) fn is_valid(&self) -> bool {
+        self.is_open() == Some(true)
+    }
+
+    /// `None` where it may open yet.
+    fn is_open(&self) -> Option<bool> {
+        let lanes = match &self.of {
+            Lanes::One(lane) => std::slice::from_ref(lane),
+            Lanes::Several(lanes) => lanes,
+        };
+        let mut all = Some(true);
+        for (lane, term) in lanes {
+            match self.gate.is_open(*lane, *term) {
+                Some(true) => {}
+                // This decides it, whatever becomes of the others.
+                Some(false) => return Some(false),
+                None => all = None,
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+impl Gate {
+    /// One with all lanes, and who tells it of heartbeats.
+    pub(super) fn example() -> (Gate, watch::Sender<Standing>) {
+        let (sender, standing) = watch::channel(Standing::default());
+        let lease = Lease::new(std::time::Duration::from_secs(3600));
+        lease.renew(crate::node::Moment::now());
+        let gate = Gate(Arc::new(Inner { lanes: Default::default(), lease, standing }));
+        gate.set(LaneSet::ALL, &Terms::default());
+        (gate, sender)
     }
 }
 
@@ -96,21 +144,25 @@ mod tests {
         let terms = tenure.terms();
         gate.set(tenure.owned(), &terms);
         let waiting = tokio::spawn({
-            let gate = gate.clone();
-            async move { gate.pass(3, terms.of(3)).await }
+            let permit = gate.permit_all(lanes, &terms);
+            async move { permit.pass().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished(), "there is no lease yet");
         lease.renew(Moment::now());
         sender.send_modify(|_| ());
         assert!(waiting.await.expect("an answer"));
-        assert!(gate.pass(4, terms.of(4)).await);
+        let permits = [3, 4].map(|lane| gate.permit(lane, terms.of(lane)));
+        assert!(permits.iter().all(Permit::is_valid));
         // Lost with the session, and 4 was another node's before it came back.
         tenure.session_ended();
         gate.set(tenure.owned(), &tenure.terms());
+        assert!(!permits.iter().any(Permit::is_valid));
         tenure.took(Taken { lanes, untouched: [3].into_iter().collect() });
         gate.set(tenure.owned(), &tenure.terms());
-        assert!(gate.pass(3, terms.of(3)).await);
-        assert!(!gate.pass(4, terms.of(4)).await);
+        assert_eq!(permits.each_ref().map(Permit::is_valid), [true, false]);
+        assert!(permits[0].pass().await);
+        assert!(!permits[1].pass().await);
+        assert!(!gate.permit_all(lanes, &terms).pass().await, "one of its lanes was another's");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Method, Request, Response as HttpResponse};
@@ -15,13 +15,15 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::Endpoint;
+use super::gate::Permit;
+use super::letter::{Letter, Withdrawn};
 use crate::model::{Failure, FailureKind, Outcome, Response, Timestamp};
 use crate::node::ServerClock;
 
 /// The client all webhooks share. Redirects are not followed: a 3xx is an answer that is not 2xx.
 #[derive(Clone)]
 pub struct Client {
-    pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pooled: Pooled<HttpsConnector<HttpConnector>, Letter>,
     clock: ServerClock,
 }
 
@@ -38,9 +40,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of an answer is read; past that the connection is closed. The answer counts all the same. Of one that says
 /// beforehand that it has more only the head is read.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// How much of an answer is kept.
-const HEAD_BYTES: usize = 1024;
+pub(super) const HEAD_BYTES: usize = 1024;
 
 impl Client {
     /// A client that trusts the certificates of the machine. Attempts are timed by this clock.
@@ -72,38 +74,75 @@ impl Client {
         &self.clock
     }
 
-    /// Posts a body and reads the answer. Every end of it is an outcome. `remarks` are set over the endpoint's headers.
+    /// Posts a body that nobody else sends, and reads the answer. Every end of it is an outcome. `remarks` are set over
+    /// the endpoint's headers.
     pub async fn post(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap) -> Outcome {
-        self.exchange(endpoint, body, remarks, HEAD_BYTES).await.0
+        let ended = self.exchange(endpoint, Letter::new(body, None), remarks, HEAD_BYTES).await;
+        ended.expect("what needs no permit is not withdrawn").0
     }
 
-    /// The same, and gives the answer's body as well, as far as it was read.
-    pub(super) async fn post_and_read(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap) -> (Outcome, Body) {
-        self.exchange(endpoint, body, remarks, MAX_ANSWER_BYTES).await
+    /// Posts a body if this is permitted when the request is about to be written. `kept` bytes of the answer's body are
+    /// given, if it has as many.
+    pub(super) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        body: Bytes,
+        remarks: HeaderMap,
+        permit: &Permit,
+        kept: usize,
+    ) -> Result<(Outcome, Body), Withdrawn> {
+        loop {
+            let letter = Letter::new(body.clone(), Some(permit.clone()));
+            let sent = self.exchange(endpoint, letter, remarks.clone(), kept).await;
+            // Not yet or not any more: this node may only be late with a heartbeat.
+            if sent.is_ok() || !permit.pass().await {
+                return sent;
+            }
+        }
     }
 
-    /// `kept` bytes of the answer's body are given, if it has as many.
-    async fn exchange(&self, endpoint: &Endpoint, body: Bytes, remarks: HeaderMap, kept: usize) -> (Outcome, Body) {
-        let mut request = Request::new(Full::new(body));
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        body: Letter,
+        remarks: HeaderMap,
+        kept: usize,
+    ) -> Result<(Outcome, Body), Withdrawn> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = endpoint.url.clone();
         *request.headers_mut() = endpoint.headers.clone();
         request.headers_mut().extend(remarks);
         let timeout = endpoint.timeout();
         let exchange = async {
-            let response = self.pooled.request(request).await.map_err(|error| failure(&error))?;
-            read_answer(response, kept, &self.clock).await
+            let response = match self.pooled.request(request).await {
+                Ok(response) => response,
+                Err(error) if was_withdrawn(&error) => return Err(Withdrawn),
+                Err(error) => return Ok(Err(failure(&error))),
+            };
+            Ok(read_answer(response, kept, &self.clock).await)
         };
-        let failure = match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok((response, body))) => return (Outcome::Answered(response), body),
-            Ok(Err(failure)) => failure,
-            Err(_) => {
-                let text = format!("no answer within {} s", timeout.as_secs());
-                Failure { kind: FailureKind::Timeout, text }
-            }
-        };
-        (Outcome::Failed(failure), Body::default())
+        let ended = tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
+            let text = format!("no answer within {} s", timeout.as_secs());
+            Ok(Err(Failure { kind: FailureKind::Timeout, text }))
+        });
+        Ok(match ended? {
+            Ok((response, body)) => (Outcome::Answered(response), body),
+            Err(failure) => (Outcome::Failed(failure), Body::default()),
+        })
     }
+}
+
+/// Whether the request's own body refused to be sent.
+fn was_withdrawn(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if inner.is::<Withdrawn>() {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 async fn read_answer(
@@ -192,6 +231,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::Relaxed;
 
+    use http_body_util::Full;
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
@@ -200,6 +240,7 @@ mod tests {
     use tokio::sync::Barrier;
 
     use super::*;
+    use crate::delivery::gate::Gate;
 
     /// Answers one request with this, and then neither sends more nor closes the connection.
     async fn answering(answer: String) -> String {
@@ -221,7 +262,10 @@ mod tests {
             let url = answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")).await;
             let endpoint = Endpoint { url: url.parse().expect("a URL"), ..Endpoint::example() };
             let client = Client::new(ServerClock::default()).expect("a client");
-            let (outcome, body) = client.post_and_read(&endpoint, Bytes::from_static(b"{}"), HeaderMap::new()).await;
+            let permit = Gate::example().0.permit(0, 0);
+            let sending =
+                client.send(&endpoint, Bytes::from_static(b"{}"), HeaderMap::new(), &permit, MAX_ANSWER_BYTES);
+            let (outcome, body) = sending.await.expect("it is permitted");
             assert!(outcome.is_success(), "{outcome:?}");
             assert_eq!((body.is_whole, body.text.len()), (length == sent, sent));
         }

@@ -25,6 +25,7 @@ mod hand;
 mod handle;
 mod http;
 mod intake;
+mod letter;
 mod limiter;
 mod notices;
 mod outages;

@@ -7,10 +7,10 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{EventBatch, Next, Refused, Settlement, settle};
 use crate::delivery::attempt::{Request, exchange};
-use crate::delivery::gate::Gate;
+use crate::delivery::gate::Permit;
+use crate::delivery::http::MAX_ANSWER_BYTES;
 use crate::delivery::pause::Gone;
 use crate::delivery::rows::Ready;
-use crate::delivery::tenure::Terms;
 use crate::delivery::{Client, Endpoint, payload, remarks};
 use crate::model::{EventId, LaneSet, Outcome, Subject};
 use crate::pgoutput::write_string;
@@ -65,13 +65,12 @@ pub(in crate::delivery) async fn send(
     endpoint: Arc<Endpoint>,
     gone: Gone,
     batch: EventBatch,
-    (gate, terms): (&Gate, &Terms),
+    permit: &Permit,
 ) -> Ended {
     let headers = HeaderMap::from_iter([(COUNT, HeaderValue::from(batch.len()))]);
     let body = body(&endpoint, &batch.events);
-    let passes = gate.pass_all(batch.lanes(), terms);
-    let post = client.post_and_read(&endpoint, body, headers);
-    let (request, outcome, answer) = exchange(client.clock(), &endpoint, &gone, passes, post).await;
+    let sending = client.send(&endpoint, body, headers, permit, MAX_ANSWER_BYTES);
+    let (request, outcome, answer) = exchange(client.clock(), &endpoint, &gone, sending).await;
     let refused = Refused::read(&outcome, &answer, batch.ids());
     Ended { batch, request, outcome, refused }
 }

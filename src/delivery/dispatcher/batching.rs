@@ -37,11 +37,11 @@ impl Dispatcher {
                     self.busy.extend(batch.busy());
                     self.busy_beside += batch.len() - 1;
                     self.budget.taken().add(bytes_under_way(&batch));
-                    let (client, ended, gate) =
-                        (Arc::clone(&self.client), self.ended_sender.clone(), self.gate.clone());
+                    let (client, ended) = (Arc::clone(&self.client), self.ended_sender.clone());
                     let (url, terms) = (endpoint.url.clone(), *self.lanes.terms());
+                    let permit = self.gate.permit_all(batch.lanes(), &terms);
                     tokio::spawn(async move {
-                        let request = batch::send(&client, endpoint, gone, batch, (&gate, &terms)).await;
+                        let request = batch::send(&client, endpoint, gone, batch, &permit).await;
                         drop(ended.send(EndedRequest::Batch(terms, request)));
                     });
                     if let Some(event_id) = probe {

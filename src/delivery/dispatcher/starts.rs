@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{BETWEEN_RECORDINGS, Dispatcher, HEAD_INTERVAL_TOLD, MUCH_TO_RECORD, TURN};
-use crate::delivery::attempt::{EndedRequest, Permit, attempt};
+use crate::delivery::attempt::{EndedRequest, attempt};
 use crate::delivery::busy::Busy;
 use crate::delivery::fetch;
 use crate::delivery::recorder::Work;
@@ -40,12 +40,13 @@ impl Dispatcher {
                     probe = Some((endpoint.url.clone(), ready.logged.id()));
                 }
                 let (client, gone, ended) = (Arc::clone(&self.client), queue.pause.gone(), self.ended_sender.clone());
-                let term = self.lanes.terms().of(ready.logged.event.lane);
-                let permit = Permit { gate: self.gate.clone(), term };
+                let lane = ready.logged.event.lane;
+                let term = self.lanes.terms().of(lane);
+                let permit = self.gate.permit(lane, term);
                 tokio::spawn(async move {
                     // Nobody listens after a stop that ran out of time; then the event is sent again.
                     let request = attempt(&client, endpoint, gone, ready, &permit).await;
-                    drop(ended.send(EndedRequest::Single(permit.term, request)));
+                    drop(ended.send(EndedRequest::Single(term, request)));
                 });
                 if is_probe {
                     break;
