@@ -1,4 +1,5 @@
--- Purpose: a trigger's next events after a place in the log, bounded by rows and by stored bytes; at least one row.
+-- Purpose: a trigger's next events after a place in the log, bounded by rows and by bytes of text; at least one row.
+--          The length of a text is known without reading it; its size on disk says little, as it may be compressed.
 --          `found` counts them before the bound of bytes, so that the reader knows whether it got all. The bound is
 --          found first, over the sizes alone: a window over whole rows took twice as long.
 --          What is for a later time comes by way of `deferred`. Of each lane only what is after its place ($7): other
@@ -9,8 +10,8 @@ with bound as (
     from (
         select seq, sum(size) over (order by seq) - size as bytes_before
         from (
-            select seq, coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0)
-                        + coalesce(pg_column_size(session_variables), 0) as size
+            select seq, coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0)
+                        + coalesce(octet_length(session_variables), 0) as size
             from walhook.event
             where trigger_id = $1 and source_id = $2 and seq > $3 and seq <= $4 and deliver_at is null
               and seq > ($7::bigint[])[lane + 1]

@@ -1,5 +1,6 @@
 -- Purpose: due events of the triggers that have room, in our lanes ($7), each trigger's own oldest first. At
---          most $2 of each and $3 bytes as the log stores them, passed by one event. Behind them come those that are
+--          most $2 of each and $3 bytes of row text, passed by one event: its length is known without reading it,
+--          while its size on disk says little where it is compressed. Behind them come those that are
 --          parked in the same rows, $4 of each trigger, in their order, so that a row goes on without a fetch for each
 --          of its events; they stay parked until their turn has come.
 --          Events that wait for something else than a time are never due, whatever was written over it by hand.
@@ -49,8 +50,8 @@ from (
            sum(e.size) over (partition by d.trigger_id order by d.follows, d.due_at, d.seq) - e.size as bytes_before
     from fetched d
     cross join lateral (
-        select *, coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0)
-                  + coalesce(pg_column_size(session_variables), 0) as size
+        select *, coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0)
+                  + coalesce(octet_length(session_variables), 0) as size
         from walhook.event
         where event.committed_at = d.committed_at and event.trigger_id = d.trigger_id
           and event.source_id = d.source_id and event.seq = d.seq

@@ -40,6 +40,29 @@ async fn rows_of_many_mebibytes_pass_one_by_one() {
     assert!(arrived.iter().all(|request| request.body.len() > 4 * 1024 * 1024));
 }
 
+/// What is read back, from the log and from `deferred`, is bounded by what it is in memory, not by what it is on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_the_database_stores_a_hundred_times_smaller_stay_out_of_memory() {
+    const ROWS: usize = 400;
+    let scene = Scene::start(ITEM).await;
+    scene.create("item", "item", "/item", json!({"retry_conf": {"give_up_on": [400]}})).await;
+    scene.receiver.on("/item", Script::first(ROWS, Answer::status(400)));
+    scene.execute("select walhook.pause('item')").await;
+    // 120 MiB of which the log stores about one.
+    scene
+        .execute(&format!("insert into item (payload) select repeat('x', 300000) from generate_series(1, {ROWS})"))
+        .await;
+    scene.wait_for_count("select count(*) from walhook.event", ROWS as i64).await;
+    scene.execute("select walhook.resume('item')").await;
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'dead'", ROWS as i64).await;
+    let highest = scene.walhook.memory_kib().highest;
+    assert!(highest < 64 * MEBIBYTE, "{highest} KiB from the log");
+    scene.execute("select walhook.redeliver_dead('item')").await;
+    scene.arrivals("/item", 2 * ROWS).await;
+    let highest = scene.walhook.memory_kib().highest;
+    assert!(highest < 64 * MEBIBYTE, "{highest} KiB from what is deferred");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
     const SECRETS: [&str; 3] = ["row-value-4711", "header-secret-4711", "url-secret-4711"];

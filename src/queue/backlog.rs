@@ -20,7 +20,7 @@ pub struct Bounds {
     pub up_to: i64,
     /// Rows at most.
     pub rows: i64,
-    /// Bytes at most as the log stores them, passed by one row at most.
+    /// Bytes of row text and context at most, passed by one row at most.
     pub bytes: i64,
     /// Each lane's events up to here are left out.
     pub floor: Floor,

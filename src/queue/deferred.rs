@@ -31,7 +31,7 @@ pub struct DueRoom {
     pub trigger_id: Uuid,
     /// Due events.
     pub due: i64,
-    /// Bytes as the log stores them, passed by one event at most.
+    /// Bytes of row text and context, passed by one event at most.
     pub bytes: i64,
     /// Events that are parked behind these.
     pub following: i64,
