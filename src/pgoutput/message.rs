@@ -228,6 +228,11 @@ impl Row {
         row
     }
 
+    /// Bytes in memory, about those of its text.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The row as a message would hold it.
     pub fn tuple(&self) -> Tuple<'_> {
         Tuple { count: self.count, bytes: &self.bytes }

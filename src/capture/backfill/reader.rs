@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
@@ -30,6 +31,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(1);
 const SAY_AFTER: Duration = Duration::from_secs(5);
 /// Between two tries to read a chunk that was spoiled; grows with the tries.
 const SPOILED_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a page that are kept, passed by one row: what can be told of packed values without unpacking them may be a
+/// twentieth of their text.
+const TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Classes of SQLSTATEs (PostgreSQL manual, appendix A) that may pass: connections, conflicts, resources, objects in
 /// use, an operator who intervenes, the system.
 const PASSING: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
@@ -276,16 +280,35 @@ impl Reader {
         let width = backfill.key_columns.len();
         let last_key: Option<Vec<String>> =
             (0..width).map(|place| end.try_get(place).ok().flatten().map(str::to_owned)).collect();
-        let looked_at: Option<u32> = end.get(width).and_then(|count| count.parse().ok());
-        let (last_key, looked_at) =
-            last_key.zip(looked_at).expect("columns of the key are NOT NULL, and rows are counted");
-        let found = rows(session, &table.rows(after, condition, looked_at)).await?;
-        let width = table.relation.columns.len();
-        let found: Option<Vec<Row>> = found.iter().map(|row| cells(row, width)).collect();
-        let found =
-            found.ok_or_else(|| Stop::Failed("a value is not UTF-8, as in a database without encoding".into()))?;
+        let looked_at = end.get(width).and_then(|count| count.parse().ok());
+        let (mut last_key, mut looked_at) = last_key.zip(looked_at).expect(KEY_OF_TEXT);
+        let (found, is_whole) = rows_of_page(session, &table.rows(after, condition, looked_at), &table).await?;
+        if !is_whole {
+            last_key = found.last().and_then(|row| table.key_of(row)).expect(KEY_OF_TEXT);
+            let count = rows(session, &table.count_to(after, &last_key, looked_at)).await?.pop();
+            looked_at = count.and_then(|row| row.get(0)?.parse().ok()).expect(KEY_OF_TEXT);
+        }
         Ok(Some((table, last_key, i64::from(looked_at), found)))
     }
+}
+
+const KEY_OF_TEXT: &str = "columns of the key are NOT NULL, and rows are counted";
+
+/// Rows of a page, and whether these are all of them.
+async fn rows_of_page(session: &Session, query: &str, table: &Table) -> Result<(Vec<Row>, bool), Stop> {
+    let mut read = std::pin::pin!(session.simple_query_raw(query).await?);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(message) = read.try_next().await? {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        if bytes >= TEXT_BYTES {
+            return Ok((found, false));
+        }
+        let row = cells(&row, table.relation.columns.len());
+        let row = row.ok_or_else(|| Stop::Failed("a value is not UTF-8, as in a database without encoding".into()))?;
+        bytes += row.size();
+        found.push(row);
+    }
+    Ok((found, true))
 }
 
 /// Rows by the simple protocol: only there every value comes as the text that its type's output function gives.

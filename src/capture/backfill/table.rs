@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Snapshot;
 use crate::model::TableName;
-use crate::pgoutput::{Column, Identity, Relation};
+use crate::pgoutput::{self, Cell, Column, Identity, Relation};
 use crate::postgres;
 
 /// Bounds of a page: rows, those of them that are read whole to see whether a condition holds, and bytes as far as
@@ -158,6 +158,21 @@ impl Table {
         let (columns, matched) = (columns.join(", "), condition_of(condition));
         let (from, order) = (self.rows_after(after, limit), self.order());
         format!("select {columns} from {from} where ({matched}\n) order by {order}")
+    }
+
+    /// Asks how many of the next so many rows there are up to this key.
+    pub(super) fn count_to(&self, after: Option<&[String]>, last: &[String], limit: u32) -> String {
+        format!("select count(*) from {} where not ({})", self.rows_after(after, limit), self.is_after(last))
+    }
+
+    /// The key of one of its rows.
+    pub(super) fn key_of(&self, row: &pgoutput::Row) -> Option<Vec<String>> {
+        let cells: Vec<Cell<'_>> = row.tuple().cells().collect();
+        let text = |place: usize| match cells.get(place)? {
+            Cell::Text(text) => String::from_utf8(text.to_vec()).ok(),
+            Cell::Null | Cell::Unchanged => None,
+        };
+        self.key_places().into_iter().map(text).collect()
     }
 
     /// The next so many rows, under the table's own name.
