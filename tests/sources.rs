@@ -109,6 +109,50 @@ async fn insert(database: &TestDatabase, name: &str) {
     database.execute(&format!("insert into public.items (name) values ('{name}')")).await;
 }
 
+/// Its progress is in the queue's database, and what it asks of the stream in the source's.
+#[tokio::test]
+async fn a_backfill_is_of_one_source_and_goes_on_after_a_kill() {
+    const ROWS: usize = 20_000;
+    let two = Two::start(TestDatabase::create().await, TestDatabase::create().await, ITEMS, "items").await;
+    for database in [&two.one, &two.other] {
+        let rows = format!("insert into public.items (name) select 'a' from generate_series(1, {ROWS})");
+        database.execute(&rows).await;
+    }
+    let before = two.arrivals("/other", ROWS).await.len();
+    two.succeed("backfill_event_trigger", json!({"name": "t", "source": "other"})).await;
+    let begun = "select count(*) from walhook.backfill_progress where looked_at between 1 and 19999";
+    let check = || async {
+        let found: i64 = two.queue.query_one(begun, &[]).await.expect("a count").get(0);
+        if found == 1 { Ok(()) } else { Err(two.walhook.log()) }
+    };
+    eventually("a part of the backfill", DEADLINE, check).await;
+    let Two { walhook, settings, receiver, queue, one, other, _queue_database } = two;
+    walhook.kill9().await;
+    let walhook = start(&settings).ready().await;
+    let two = Two { walhook, settings, receiver, queue, one, other, _queue_database };
+    let sent = "select count(*), count(distinct new::jsonb -> 'id') from walhook.event \
+                where backfill_id is not null \
+                and trigger_id = (select trigger_id from walhook.status where source = 'other')";
+    let check = || async {
+        let row = two.queue.query_one(sent, &[]).await.expect("counts");
+        let found: (i64, i64) = (row.get(0), row.get(1));
+        if found == (ROWS as i64, ROWS as i64) { Ok(()) } else { Err((found, two.walhook.log())) }
+    };
+    eventually("each row once", DEADLINE, check).await;
+    let of_backfill = |path: &str| {
+        two.receiver.requests(path).iter().filter(|request| request.header("walhook-backfill").is_some()).count()
+    };
+    two.arrivals("/other", before + ROWS).await;
+    assert!(of_backfill("/other") >= ROWS);
+    assert_eq!(of_backfill("/one"), 0);
+    let check = || async {
+        let (_, answer) = two.call("get_backfills", json!({"name": "t", "source": "other"})).await;
+        let told = &answer["backfills"][0];
+        if (&told["state"], &told["sent"]) == (&json!("done"), &json!(ROWS)) { Ok(()) } else { Err(answer) }
+    };
+    eventually("its end", DEADLINE, check).await;
+}
+
 #[tokio::test]
 async fn each_source_has_triggers_events_and_progress_of_its_own() {
     let two = Two::start(TestDatabase::create().await, TestDatabase::create().await, ITEMS, "items").await;
