@@ -236,8 +236,8 @@ impl TriggerQueue {
             return;
         }
         self.taken_to = self.taken_to.max(up_to);
-        // What was dealt with before the take-over lies behind now.
-        self.dealt_with = HashSet::new();
+        // The log's end may be known late: what was dealt with before the take-over may lie beyond it.
+        self.dealt_with.retain(|seq| *seq > self.taken_to);
         if let Some(tail) = tail {
             self.intake = Intake::Live;
             tail.events.into_iter().for_each(|logged| self.take_from_feed(logged));
@@ -390,6 +390,7 @@ impl TriggerQueue {
 mod tests {
     use super::*;
     use crate::delivery::fetch::Place;
+    use crate::model::Event;
 
     fn queue(held: Vec<crate::model::RowHash>) -> TriggerQueue {
         let (lanes, floor) = (LaneSet::ALL, [0; LANES as usize]);
@@ -405,6 +406,21 @@ mod tests {
         assert!(queue.wants_read(100).is_none());
         (1..=1_000).for_each(|row| queue.rows.free(row));
         assert!(queue.wants_read(100).is_some());
+    }
+
+    /// A node that was cut off from the database takes lanes over before it hears how far the log goes.
+    #[test]
+    fn what_was_dealt_with_beyond_the_end_that_is_known_is_not_sent_again() {
+        let logged = |seq| Logged { seq, source_id: 1, event: Event::example(seq as u64), replay_id: None };
+        let mut queue = queue(Vec::new());
+        queue.dealt_with = [90, 150].into_iter().collect();
+        for (head, seqs, taken) in [(100, [90, 95], 1), (200, [150, 160], 2)] {
+            assert!(queue.wants_read(head).is_some());
+            let events = seqs.into_iter().map(logged).collect();
+            queue.read(Backlog { events, complete: true });
+            assert_eq!(queue.rows.len(), taken, "{head}");
+            queue.missed(head);
+        }
     }
 
     /// While it reads what does not reach the log's end, nothing of the feed could follow without a gap.
