@@ -78,7 +78,8 @@ impl Scene {
     pub async fn wait_for_count(&self, query: &str, expected: i64) {
         let check = || async {
             let count = self.count(query).await;
-            if count == expected { Ok(()) } else { Err(format!("{count} instead of {expected}: {query}")) }
+            let log = || self.walhook.log();
+            if count == expected { Ok(()) } else { Err(format!("{count} instead of {expected}: {query}\n{}", log())) }
         };
         eventually("the count", DEADLINE, check).await;
     }

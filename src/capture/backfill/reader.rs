@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// A backfill is told through the WAL at once. This look is for one that was asked for while nobody captured and whose
 /// commit waited for a standby as capture started.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// A commit is in the stream before others see it: by a moment, or by as long as a standby takes to confirm it. So what
+/// was told and is not there is looked for again, first after this, then after twice as long each time.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Between two looks for transactions that are waited for.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -110,23 +113,32 @@ impl From<Unreadable> for Stop {
 impl Reader {
     /// Works on what is asked for, for as long as this node captures the source; to be aborted then.
     pub(in crate::capture) async fn run(self) {
+        let mut wait = LOOK_EVERY;
         loop {
-            if let Err(error) = self.work().await {
-                warn!("backfills are interrupted: {error}; they go on where they are");
-                tokio::time::sleep(PAUSE).await;
-                continue;
+            match self.work().await {
+                Ok(0) => {}
+                Ok(_) => wait = LOOK_EVERY,
+                Err(error) => {
+                    warn!("backfills are interrupted: {error}; they go on where they are");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             }
-            // Being late is as good as being told.
-            drop(tokio::time::timeout(LOOK_EVERY, self.asked.notified()).await);
+            wait = match tokio::time::timeout(wait, self.asked.notified()).await {
+                Ok(()) => LOOK_AGAIN,
+                Err(_) => (wait * 2).min(LOOK_EVERY),
+            };
         }
     }
 
-    /// Works until nothing is left to do.
-    async fn work(&self) -> Result<(), String> {
+    /// Works until nothing is left to do; gives how many backfills it worked on.
+    async fn work(&self) -> Result<usize, String> {
         let text = |error: queue::Error| error.to_string();
         let session = postgres::connect_to_read(&self.database, "walhook backfill").await;
         let session = session.map_err(|error| error.to_string())?;
+        let mut worked_on = 0;
         while let Some(backfill) = queue::next_backfill(&*session, self.catalogue_id).await.map_err(text)? {
+            worked_on += 1;
             let Backfill { id, trigger, .. } = &backfill;
             match self.fill(&session, &backfill).await {
                 Ok(()) => {
@@ -141,7 +153,7 @@ impl Reader {
                 Err(Stop::Interrupted(reason)) => return Err(reason),
             }
         }
-        Ok(())
+        Ok(worked_on)
     }
 
     async fn fill(&self, session: &Session, backfill: &Backfill) -> Result<(), Stop> {
