@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinHandle;
+use walhook::postgres::cluster::{Cluster, Options};
 use walhook::postgres::{Settings, connect};
 
 use super::support::cluster::TestDatabase;
@@ -134,4 +135,32 @@ async fn kills_in_the_middle_repeat_no_row_and_leave_none_out() {
     println!("{in_the_middle} kills in the middle; {looked_at} rows, {sent} sent, {superseded} superseded");
     assert_eq!(sent + superseded, looked_at);
     assert_eq!(scene.count("select count(*) from walhook.event where backfill_id is not null").await, sent);
+}
+
+/// The stream has a commit that waits for a standby; nobody else sees it before that confirmed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_commit_waits_for_a_standby_begins_once_it_is_seen() {
+    let cluster = Cluster::start(Options::default()).await.expect("a cluster");
+    let (source, queue) = (TestDatabase::create_in(&cluster).await, TestDatabase::create().await);
+    let scene = Scene::in_database(source, ITEMS, |start| start.with(&["--queue-url", queue.url()])).await;
+    scene.execute("insert into items select i from generate_series(1, 10) i").await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("alter system set synchronous_standby_names = 'nobody'").await;
+    scene.execute("select pg_reload_conf()").await;
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let asked = scene.succeed("backfill_event_trigger", json!({"name": "t"}));
+    let confirmed = async {
+        eventually("a commit that waits", DEADLINE, || async {
+            if scene.count(waits).await > 0 { Ok(()) } else { Err(scene.walhook.log()) }
+        })
+        .await;
+        // Time for a look that finds nothing. Where there was none yet, this shows less, and fails no sooner.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        scene.execute("alter system reset synchronous_standby_names").await;
+        scene.execute("select pg_reload_conf()").await;
+    };
+    tokio::join!(asked, confirmed);
+    let sent = scene.arrivals("/t", 10).await;
+    assert!(sent.iter().all(|request| request.header("walhook-backfill").is_some()));
+    drop((scene, queue));
 }
