@@ -313,6 +313,7 @@ async fn rows_of_page(session: &Session, query: &str, table: &Table) -> Result<(
     while let Some(message) = read.try_next().await? {
         let SimpleQueryMessage::Row(row) = message else { continue };
         if bytes >= TEXT_BYTES {
+            // The session gets over the rest by itself, a message at a time.
             return Ok((found, false));
         }
         let row = cells(&row, table.relation.columns.len());
