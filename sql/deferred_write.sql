@@ -1,8 +1,14 @@
 -- Purpose: events that are not done wait: for their next attempt, behind an earlier event of their row, or, dead, for
---          somebody to decide. Without a time they wait for something else. Not for triggers that were deleted
---          meanwhile; and none waits for a decision where the definition does not ask for it any more. One that was
---          skipped meanwhile stays so.
+--          somebody to decide. Without a time they wait for something else. Those of a trigger that was deleted
+--          meanwhile wait no more: a node that has not heard of that yet would find them due again at once. And none
+--          waits for a decision where the definition does not ask for it any more. One that was skipped meanwhile
+--          stays so.
 -- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: deferred_pkey; deferred_due, deferred_row are kept.
+with ended as (
+    delete from walhook.deferred d
+    using walhook.trigger t
+    where d.event_id = any($1::uuid[]) and t.id = d.trigger_id and t.deleted_at is not null
+)
 insert into walhook.deferred
     (event_id, trigger_id, source_id, seq, committed_at, lane, number, due_at, reason, row_hash)
 select d.event_id, d.trigger_id, d.source_id, d.seq, d.committed_at, d.lane, d.number,

@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::receiver::{Answer, Receiver, Script};
@@ -308,4 +309,21 @@ async fn deleting_ends_what_is_pending_and_gives_the_table_back() {
     assert_eq!(scene.value::<String>(state, &[]).await, "dfalse");
     let answer = refused(&scene.walhook, "delete_event_trigger", json!({"name": "t"})).await;
     assert_eq!(answer, ("not-exists".into(), "event trigger \"t\" does not exist".into()));
+}
+
+/// The process that deleted it was killed before it told the nodes of it: they learn it seconds later. What fails
+/// meanwhile is not sent again and again without a pause.
+#[tokio::test]
+async fn what_fails_before_its_node_hears_of_the_deletion_is_not_sent_again() {
+    let scene = Scene::start(ITEMS).await;
+    let failing = Answer::status(500);
+    let answers = vec![failing.clone(), failing.clone().after(Duration::from_secs(1)), failing.clone(), failing];
+    scene.receiver.on("/t", Script::each(answers));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 100, "interval_sec": 1}})).await;
+    scene.execute("insert into items (id) values (1)").await;
+    scene.arrivals("/t", 2).await;
+    scene.execute("update walhook.trigger set deleted_at = now()").await;
+    scene.wait_for_count("select count(*) from walhook.attempt", 2).await;
+    scene.wait_for_count("select count(*) from walhook.deferred", 0).await;
+    assert_eq!(scene.receiver.requests("/t").len(), 2);
 }

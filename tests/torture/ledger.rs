@@ -138,9 +138,9 @@ pub fn check(truth: &Truth, found: &Found, repairs: &Repairs, looks: &[Look], da
         let (is_deleted, fewest_retries) = (found.deleted.contains_key(trigger), truth.fewest_retries[trigger]);
         for event in events {
             let (attempts, asked) = (found.attempts(event.id), asked.of(*trigger, event.id));
-            ledger.again += check_attempts(event, attempts, &asked, fewest_retries);
-            check_end(event, attempts, &asked, is_deleted);
             let arrivals = found.arrivals(event.id);
+            ledger.again += check_attempts(event, attempts, arrivals, &asked, fewest_retries);
+            check_end(event, attempts, &asked, is_deleted);
             ledger.duplicates += check_arrivals(event, attempts, arrivals, &asked, damage, is_deleted);
             ledger.add_event(event, attempts, &asked);
         }
@@ -200,8 +200,14 @@ fn check_acknowledged(mut ends: Vec<(u64, i64)>, looks: &[Look]) {
 
 /// Invariant 3, as it was recorded: each attempt once, none too early, and none after the last one unless somebody
 /// asked for it. Gives how many of those there were.
-fn check_attempts(event: &Event, attempts: &[Attempt], asked: &Asked<'_>, fewest_retries: u32) -> usize {
-    let tell = || format!("{attempts:?} of {event:?}, {asked:?}");
+fn check_attempts(
+    event: &Event,
+    attempts: &[Attempt],
+    arrivals: &[Arrival],
+    asked: &Asked<'_>,
+    fewest_retries: u32,
+) -> usize {
+    let tell = || format!("{attempts:?} {arrivals:?} of {event:?}, {asked:?}");
     assert!(attempts.first().is_none_or(|first| first.number == 0), "{}", tell());
     let mut again = 0;
     for pair in attempts.windows(2) {
