@@ -196,6 +196,34 @@ async fn an_endpoint_that_is_gone_pauses_its_trigger_and_spends_nothing() {
     assert_eq!(status(&scene.sql).await.0, "active");
 }
 
+/// What was sent before comes to its end before the resumption, or after it; and what is recorded after it may have
+/// been decided before.
+#[tokio::test]
+async fn what_was_sent_before_a_resumption_does_not_undo_it() {
+    let scene = Scene::start(ITEMS).await;
+    prepare(&scene, json!({"retry_conf": {"num_retries": 0}})).await;
+    let gone = |seconds| Answer::status(410).after(Duration::from_secs(seconds));
+    scene.receiver.on("/t", Script::each(vec![gone(0), gone(0), gone(1), gone(4), gone(4)]));
+    scene.execute("insert into items select i from generate_series(1, 5) i").await;
+    wait_for_status(&scene.sql, "paused").await;
+    let recorder = scene.database.connect().await;
+    let stop = "begin; lock table walhook.attempt in share row exclusive mode";
+    recorder.batch_execute(stop).await.expect("nothing is recorded");
+    let waits = "select count(*) from pg_locks where relation = 'walhook.attempt'::regclass and not granted";
+    scene.wait_for_count(waits, 1).await;
+    scene.succeed("resume_event_trigger", json!({"name": "t"})).await;
+    recorder.batch_execute("commit").await.expect("it is recorded");
+    let by = |status: &str| format!("select count(*) from walhook.events where trigger = 't' and status = '{status}'");
+    scene.wait_for_count(&by("delivered"), 4).await;
+    assert_eq!(scene.count(&by("dead")).await, 1, "the first 410 was an answer as any other");
+    assert_eq!(status(&scene.sql).await, ("active".into(), None));
+    assert_eq!(scene.walhook.log().matches("answered 410 Gone twice").count(), 1);
+
+    scene.receiver.on("/t", Script::always(Answer::status(410)));
+    scene.execute("insert into items values (6), (7)").await;
+    wait_for_status(&scene.sql, "paused").await;
+}
+
 /// Without retries, so that whatever had to pay for an answer would be dead.
 #[tokio::test]
 async fn batches_to_an_endpoint_that_is_gone_are_held_whole_and_pay_nothing() {

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::time::Instant;
+
 use super::retry;
 use crate::model::Outcome;
 
@@ -12,6 +14,8 @@ use crate::model::Outcome;
 pub(super) struct Pause {
     state: State,
     gone: Gone,
+    /// What began before says nothing about the time after it.
+    resumed_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,14 +46,15 @@ impl Pause {
             return false;
         }
         self.state = state;
-        // One that was resumed is tried anew.
-        self.gone.0.store(false, Ordering::Relaxed);
+        // One that was resumed is tried anew, whatever is still answered to what was sent before.
+        self.gone = Gone::default();
+        self.resumed_at = (!paused).then(Instant::now);
         true
     }
 
-    /// The endpoint is gone. Gives whether that is news.
-    pub(super) fn endpoint_is_gone(&mut self) -> bool {
-        let news = !self.is_on();
+    /// The endpoint is gone, by the answer to an attempt that began then. Gives whether that is news.
+    pub(super) fn endpoint_is_gone(&mut self, started_at: Instant) -> bool {
+        let news = !self.is_on() && self.resumed_at.is_none_or(|resumed_at| started_at > resumed_at);
         if news {
             self.state = State::Gone { recorded: false };
         }
@@ -78,7 +83,7 @@ impl Pause {
     }
 }
 
-/// Whether the attempt of a trigger that ended last was answered with 410 Gone.
+/// Whether the attempt of a trigger that ended last, since it was resumed, was answered with 410 Gone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gone(Arc<AtomicBool>);
 
@@ -111,7 +116,8 @@ mod tests {
     fn a_load_that_may_not_have_seen_the_endpoints_pause_does_not_end_it() {
         let mut pause = Pause::default();
         pause.load_starts();
-        assert!(pause.endpoint_is_gone() && !pause.endpoint_is_gone());
+        let now = Instant::now();
+        assert!(pause.endpoint_is_gone(now) && !pause.endpoint_is_gone(now));
         assert!(!pause.is_told(false) && pause.is_on(), "it began before");
         pause.load_starts();
         pause.is_recorded();
@@ -129,7 +135,13 @@ mod tests {
         assert_eq!(before, [false, true, false, true]);
         let refused = Failure { kind: FailureKind::Connect, text: "refused".into() };
         assert!(gone.note(&Outcome::Failed(refused)) && !gone.note(&answered(410)));
+        let before = Instant::now();
         assert!(pause.is_told(true) && pause.is_told(false));
-        assert!(!gone.note(&answered(410)));
+        assert!(!pause.gone().note(&answered(410)));
+        // What was sent before is answered late.
+        assert!(!gone.note(&answered(410)) && gone.note(&answered(410)));
+        assert!(!pause.endpoint_is_gone(before) && !pause.is_on());
+        assert!(pause.gone().note(&answered(410)));
+        assert!(pause.endpoint_is_gone(Instant::now()) && pause.is_on());
     }
 }

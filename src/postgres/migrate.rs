@@ -27,6 +27,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0019_source_reader", include_str!("../../sql/migrations/0019_source_reader.sql")),
     ("0020_status_paused", include_str!("../../sql/migrations/0020_status_paused.sql")),
     ("0021_lowest_cursor", include_str!("../../sql/migrations/0021_lowest_cursor.sql")),
+    ("0022_resumed", include_str!("../../sql/migrations/0022_resumed.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

@@ -302,11 +302,10 @@ impl OutcomeWriter {
 
     async fn pause_gone(&self, settled: &[Settled]) -> Result<(), Error> {
         let gone = settled.iter().filter(|settled| settled.attempt.verdict == Verdict::Paused);
-        let mut triggers: Vec<Uuid> = gone.map(|settled| settled.trigger_id).collect();
-        triggers.sort_unstable();
-        triggers.dedup();
+        let (triggers, started_at): (Vec<Uuid>, Vec<PgTime>) =
+            gone.map(|settled| (settled.trigger_id, PgTime(settled.attempt.started_at))).unzip();
         if !triggers.is_empty() {
-            self.session.execute(include_str!("../../sql/pause_gone.sql"), &[&triggers, &GONE]).await?;
+            self.session.execute(include_str!("../../sql/pause_gone.sql"), &[&triggers, &started_at, &GONE]).await?;
         }
         Ok(())
     }

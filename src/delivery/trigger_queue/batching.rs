@@ -126,7 +126,7 @@ impl TriggerQueue {
         };
         batch.retain(kept);
         let settlement = batch::settle(batch, &request, &outcome, &refused, counts, longest_retry_after_sec);
-        self.note_settled(&settlement.settled, &outcome);
+        self.note_settled(&settlement.settled, &outcome, request.started);
         let back = self.take_back(settlement.back, kept);
         for settled in &settlement.settled {
             self.drop_behind(settled);
@@ -164,7 +164,7 @@ impl TriggerQueue {
         ids
     }
 
-    fn note_settled(&mut self, settled: &[Settled], outcome: &Outcome) {
+    fn note_settled(&mut self, settled: &[Settled], outcome: &Outcome, started_at: Instant) {
         let is_loner = batch::is_loner(settled, outcome);
         for settled in settled {
             self.meter.counts.note(&settled.attempt);
@@ -172,7 +172,7 @@ impl TriggerQueue {
         }
         let is_gone = settled.iter().any(|settled| settled.attempt.verdict == Verdict::Paused);
         if is_gone {
-            self.pause_gone();
+            self.pause_gone(started_at);
             return;
         }
         // One line tells of the request, as of a single event's.

@@ -13,7 +13,7 @@ impl TriggerQueue {
     pub(in crate::delivery) fn request_ended(&mut self, settled: &Settled, size: usize, started_at: Instant) {
         self.limiter.ended(Load::of(&settled.attempt.outcome), size, started_at, Instant::now());
         if settled.attempt.verdict == Verdict::Paused {
-            self.pause_gone();
+            self.pause_gone(started_at);
         } else if let Ok(endpoint) = &self.endpoint {
             self.failures.note(&endpoint.name, &settled.attempt);
         }
@@ -31,8 +31,8 @@ impl TriggerQueue {
         }
     }
 
-    pub(super) fn pause_gone(&mut self) {
-        if self.pause.endpoint_is_gone() {
+    pub(super) fn pause_gone(&mut self, started_at: Instant) {
+        if self.pause.endpoint_is_gone(started_at) {
             let trigger = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.name);
             warn!(trigger, "its endpoint answered 410 Gone twice, so it is paused and its events are held; resume it");
         }
