@@ -5,6 +5,6 @@ with beat as (
     update walhook.node set heartbeat_at = clock_timestamp(), leaving = $2 where id = $1
 )
 select id, extract(epoch from clock_timestamp() - heartbeat_at)::float8 as silent, timeout_milliseconds, delivers,
-       leaving, clock_timestamp() as server_time
+       leaving, clock_timestamp() as server_time, started_at
 from walhook.node
 order by started_at, id

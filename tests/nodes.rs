@@ -299,6 +299,31 @@ async fn a_node_that_is_cut_off_is_replaced_and_joins_again() {
     check_order(&scene);
 }
 
+/// It counts among the others from then on, so that they leave it its lanes.
+#[tokio::test]
+async fn a_node_whose_registration_was_done_but_not_answered_takes_its_lanes() {
+    let scene = Scene::start(ITEMS).await;
+    wait_for_lanes(&scene, &[&scene.walhook]).await;
+    let slowly = "create function pause() returns trigger language plpgsql as $$
+                      begin perform pg_sleep(2); return new; end $$;
+                  create trigger slowly after insert on walhook.node for each row execute function pause()";
+    scene.execute(slowly).await;
+    let proxy = Proxy::start(scene.database.port()).await;
+    let cut_off = Start::serve_through(&scene.database, proxy.port()).spawn();
+    let registers =
+        "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()";
+    scene.wait_for_count(registers, 1).await;
+    proxy.set(Weather::Frozen);
+    scene.wait_for_count("select count(*) from walhook.node", 2).await;
+    scene.execute("drop trigger slowly on walhook.node").await;
+    proxy.set(Weather::Cut);
+    let has_heard = || async { cut_off.log().contains("cannot say that it lives").then_some(()).ok_or(cut_off.log()) };
+    eventually("the end of the session", DEADLINE, has_heard).await;
+    proxy.set(Weather::Fair);
+    wait_for_lanes(&scene, &[&scene.walhook, &cut_off]).await;
+    assert!(!cut_off.log().contains("taken this node for dead"), "{}", cut_off.log());
+}
+
 /// One after the other is stopped and started again while events come in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_delivers_nothing_twice() {

@@ -119,12 +119,12 @@ impl Recorder {
     ) -> Result<(), Error> {
         let session = postgres::connect(&self.database, "walhook delivery").await?;
         let mut standing = self.member.standing.clone();
-        let registrations = loop {
-            let registrations = standing.borrow_and_update().registrations;
+        let registered_at = loop {
+            let registered_at = standing.borrow_and_update().registered_at;
             // Before it owns a lane, so that others can end it. Not before it was told of the first registration, which
             // it would take for a second one.
-            if registrations > 0 && within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
-                break registrations;
+            if registered_at.is_some() && within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
+                break registered_at;
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -132,7 +132,7 @@ impl Recorder {
             }
         };
         // Registered again, its lanes were free for others, and whatever goes on here goes on in vain.
-        let anew = async { standing.wait_for(|standing| standing.registrations > registrations).await.is_ok() };
+        let anew = async { standing.wait_for(|standing| standing.registered_at != registered_at).await.is_ok() };
         tokio::select! {
             ended = self.work(session, in_hand, stop, pause) => ended,
             true = anew => Err(Error::TakenForDead),

@@ -11,15 +11,15 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{Lease, Moment, ServerClock};
-use crate::model::fair_share;
+use crate::model::{Timestamp, fair_share};
 use crate::postgres::Settings;
 use crate::queue::{self, Beat, Buried, Node, Notice, Peer, Registry};
 
 /// Where this node stands among the others that deliver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How often it was registered: each time but the first, others had taken it for dead.
-    pub registrations: u64,
+    /// When it was registered; again where others had taken it for dead.
+    pub registered_at: Option<Timestamp>,
     /// How many lanes it is to have.
     pub share: usize,
     /// Whether other nodes are to have some.
@@ -169,22 +169,31 @@ impl Membership {
             if let Some(server_time) = server_time {
                 self.clock.observe(asked, server_time, std::time::Instant::now());
             }
-            if peers.iter().any(|peer| peer.id == self.node.id) {
+            if let Some(own) = peers.iter().find(|peer| peer.id == self.node.id) {
+                self.note_registration(own.registered_at);
                 return Ok(peers);
             }
             // Only a process that starts asks: after an outage that cut off many, the first one back would take the
             // others for dead.
-            if self.standing.borrow().registrations == 0 {
+            if self.standing.borrow().registered_at.is_none() {
                 for process_id in registry.replace().await? {
                     info!("the node of process {process_id} on this machine has ended; its lanes need not wait for it");
                 }
             }
             registry.register().await?;
-            self.standing.send_modify(|standing| standing.registrations += 1);
-            if self.standing.borrow().registrations > 1 {
-                warn!("others had taken this node for dead; it begins anew");
-            }
         }
+    }
+
+    /// Goes by what a heartbeat sees: the answer to a registration may be lost though it was done.
+    fn note_registration(&self, at: Timestamp) {
+        let before = self.standing.borrow().registered_at;
+        if before == Some(at) {
+            return;
+        }
+        if before.is_some() {
+            warn!("others had taken this node for dead; it begins anew");
+        }
+        self.standing.send_modify(|standing| standing.registered_at = Some(at));
     }
 
     /// Whether any node was taken for dead.

@@ -38,6 +38,8 @@ pub struct Peer {
     pub delivers: bool,
     /// It is to have no lanes any more.
     pub leaving: bool,
+    /// When it was registered: another time than before where it was taken for dead meanwhile.
+    pub registered_at: Timestamp,
 }
 
 /// What a heartbeat was answered with.
@@ -92,6 +94,7 @@ impl Registry {
             timeout: Duration::from_millis(u64::try_from(row.get::<_, i32>(2)).unwrap_or(0)),
             delivers: row.get(3),
             leaving: row.get(4),
+            registered_at: row.get::<_, PgTime>(6).0,
         };
         let server_time = rows.first().map(|row| row.get::<_, PgTime>(5).0);
         Ok(Beat { peers: rows.iter().map(peer).collect(), server_time })

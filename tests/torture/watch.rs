@@ -108,7 +108,7 @@ async fn tell_pending(sql: &Session) -> Vec<String> {
         select format('%s (%s %s), lane %s of process %s, cursor at %s: %s', t.name, t.definition ->> 'ordering',
                       t.definition ->> 'on_dead', p.lane, l.process_id, c.seq, p.what)
         from (select trigger_id, lane, format('%s deferred: %s, row %s, first %s, due in %s', count(*), reason,
-                                              row_hash, min(seq), min(due_at) - now()) as what
+                                              row_hash, min(seq), nullif(min(due_at), 'infinity') - now()) as what
               from walhook.deferred group by trigger_id, lane, reason, row_hash
               union all
               select e.trigger_id, e.lane, format('%s without an attempt, first %s', count(*), min(e.seq))
