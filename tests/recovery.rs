@@ -31,6 +31,26 @@ async fn check_everything(scene: &Scene, duplicates: usize) {
     assert_eq!(scene.count("select count(*) from walhook.gap").await, 0);
 }
 
+/// Who takes over looks at every event after a cursor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_move_while_there_is_always_something_to_record() {
+    let scene = ledger().await;
+    let slowly = "create function pause() returns trigger language plpgsql as $$
+                      begin perform pg_sleep(0.2); return null; end $$;
+                  create trigger slowly after insert on walhook.attempt execute function pause()";
+    scene.execute(slowly).await;
+    let writers = Writers::start(&scene.database, 2, &mut Dice::from_environment());
+    scene.arrivals("/ledger", 200).await;
+    let moved = || async {
+        let cursor: i64 = scene.value("select coalesce(max(seq), 0) from walhook.cursor", &[]).await;
+        if cursor > 100 { Ok(()) } else { Err(cursor) }
+    };
+    eventually("a cursor to move on", DEADLINE, moved).await;
+    writers.finish().await;
+    scene.execute("drop trigger slowly on walhook.attempt").await;
+    check_everything(&scene, 0).await;
+}
+
 /// Processes of Postgres that belong to this database's walhook.
 const BACKENDS: &str = "select pid from pg_stat_activity where application_name like 'walhook%' and datname = \
                         current_database()";

@@ -122,8 +122,11 @@ pub async fn dealt_with_after(
 ) -> Result<HashSet<i64>, Error> {
     let after = floor.iter().copied().min().unwrap_or(0);
     let sql = include_str!("../../sql/attempt_after.sql");
-    let rows = client.query(sql, &[&trigger_id, &source_id, &after, &floor.as_slice()]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let floor = floor.as_slice();
+    let parameters: [&(dyn ToSql + Sync); 4] = [&trigger_id, &source_id, &after, &floor];
+    // Row by row, as there may be very many.
+    let rows = client.query_raw(sql, parameters).await?;
+    Ok(rows.map_ok(|row| row.get::<_, i64>(0)).try_collect().await?)
 }
 
 /// The last seq of each source's log, for a delivery that is not handed events in memory.

@@ -105,26 +105,28 @@ impl Dispatcher {
     }
 
     pub(super) fn start_recording(&mut self) {
-        if self.recording || self.waits_to_record() {
+        if self.recording {
             return;
         }
-        let work = if self.has_to_record() {
-            self.record_at = Instant::now() + BETWEEN_RECORDINGS;
-            let batch = self.take_batch();
-            if batch.is_empty() {
-                return;
-            }
-            Work::Outcomes { terms: *self.lanes.terms(), lanes: self.lanes.active(), batch }
-        } else if std::mem::take(&mut self.cursors_due) && self.owner {
-            let moves = self.cursor_moves();
-            if moves.is_empty() {
-                return;
-            }
-            Work::Cursors(moves)
-        } else {
-            return;
-        };
-        self.recording = self.work.try_send(work).is_ok();
+        // Cursors first: under load there is always something to record.
+        if let Some(work) = self.due_cursors().or_else(|| self.due_outcomes()) {
+            self.recording = self.work.try_send(work).is_ok();
+        }
+    }
+
+    fn due_cursors(&mut self) -> Option<Work> {
+        let is_due = std::mem::take(&mut self.cursors_due) && self.owner;
+        let moves = if is_due { self.cursor_moves() } else { Vec::new() };
+        (!moves.is_empty()).then_some(Work::Cursors(moves))
+    }
+
+    fn due_outcomes(&mut self) -> Option<Work> {
+        if !self.has_to_record() || self.waits_to_record() {
+            return None;
+        }
+        self.record_at = Instant::now() + BETWEEN_RECORDINGS;
+        let (batch, lanes) = (self.take_batch(), self.lanes.active());
+        (!batch.is_empty()).then(|| Work::Outcomes { terms: *self.lanes.terms(), lanes, batch })
     }
 
     fn take_batch(&mut self) -> Batch {
