@@ -2,7 +2,7 @@
 --          somebody to decide. Without a time they wait for something else. Those of a trigger that was deleted
 --          meanwhile wait no more: a node that has not heard of that yet would find them due again at once. And none
 --          waits for a decision where the definition does not ask for it any more. One that was skipped meanwhile
---          stays so.
+--          stays so, and none that waits already is parked: nobody would release it.
 -- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: deferred_pkey; deferred_due, deferred_row are kept.
 with ended as (
     delete from walhook.deferred d
@@ -24,4 +24,4 @@ cross join lateral (
 on conflict (event_id) do update
 set number = excluded.number, due_at = excluded.due_at, reason = excluded.reason,
     row_hash = coalesce(excluded.row_hash, deferred.row_hash)
-where deferred.reason <> 'skipped'
+where deferred.reason <> 'skipped' and excluded.reason <> 'parked'

@@ -132,10 +132,7 @@ impl TriggerQueue {
     fn take_from_feed(&mut self, logged: Logged) {
         let room = self.has_room() && self.is_open();
         match &mut self.intake {
-            Intake::Live if room => {
-                self.taken_to = logged.seq;
-                self.take(logged);
-            }
+            Intake::Live if room => self.take(logged),
             Intake::Live => {
                 self.taken_to = logged.seq - 1;
                 (self.intake, self.has_backlog) = (Intake::Behind, true);
@@ -224,14 +221,7 @@ impl TriggerQueue {
         let Intake::Reading { up_to, tail } = std::mem::replace(&mut self.intake, Intake::Behind) else { return };
         self.dirty |= !backlog.events.is_empty();
         self.has_backlog = !backlog.events.is_empty() || !backlog.complete;
-        for logged in backlog.events {
-            self.taken_to = logged.seq;
-            let lane = usize::from(logged.event.lane % LANES);
-            let done = logged.seq <= self.floor[lane] || self.dealt_with.remove(&logged.seq);
-            if !done {
-                self.take(logged);
-            }
-        }
+        backlog.events.into_iter().for_each(|logged| self.take(logged));
         if !backlog.complete {
             return;
         }
@@ -259,7 +249,14 @@ impl TriggerQueue {
         self.has_backlog
     }
 
+    /// Takes the log's next event, unless it was dealt with before its lane was got. That may be one of the feed: who
+    /// reads the log can be ahead of who is handed it.
     fn take(&mut self, logged: Logged) {
+        self.taken_to = self.taken_to.max(logged.seq);
+        let floor = self.floor[usize::from(logged.event.lane % LANES)];
+        if logged.seq <= floor || self.dealt_with.remove(&logged.seq) {
+            return;
+        }
         self.usual_size = (self.usual_size * 7 + logged.event.size()) / 8;
         self.tracker.start(logged.event.lane, logged.seq);
         self.dirty = true;
@@ -400,6 +397,10 @@ mod tests {
         queue
     }
 
+    fn logged(seq: i64) -> Logged {
+        Logged { seq, source_id: 1, event: Event::example(seq as u64), replay_id: None }
+    }
+
     #[test]
     fn a_trigger_with_too_many_held_rows_leaves_the_log_alone_until_some_are_free() {
         let mut queue = queue((1..=5_000).collect());
@@ -411,16 +412,37 @@ mod tests {
     /// A node that was cut off from the database takes lanes over before it hears how far the log goes.
     #[test]
     fn what_was_dealt_with_beyond_the_end_that_is_known_is_not_sent_again() {
-        let logged = |seq| Logged { seq, source_id: 1, event: Event::example(seq as u64), replay_id: None };
         let mut queue = queue(Vec::new());
         queue.dealt_with = [90, 150].into_iter().collect();
         for (head, seqs, taken) in [(100, [90, 95], 1), (200, [150, 160], 2)] {
             assert!(queue.wants_read(head).is_some());
-            let events = seqs.into_iter().map(logged).collect();
+            let events = seqs.map(logged).into();
             queue.read(Backlog { events, complete: true });
             assert_eq!(queue.rows.len(), taken, "{head}");
             queue.missed(head);
         }
+    }
+
+    /// Another node was ahead in lanes that it gave back, while what it dealt with waits in our feed.
+    #[test]
+    fn what_was_dealt_with_before_its_lane_was_got_is_not_taken_from_the_feed() {
+        let mut queue = queue(Vec::new());
+        queue.floor = [10; LANES as usize];
+        queue.dealt_with = [12, 14].into_iter().collect();
+        queue.taken_to = 10;
+        assert!(queue.wants_read(10).is_none() && queue.is_live());
+        let offer = |queue: &mut TriggerQueue, seqs: std::ops::RangeInclusive<i64>| {
+            seqs.for_each(|seq| queue.offer(logged(seq), Instant::now()));
+        };
+        offer(&mut queue, 9..=13);
+        assert_eq!((queue.rows.len(), queue.taken_to), (2, 13), "11 and 13");
+        queue.missed(13);
+        assert!(queue.wants_read(15).is_some());
+        offer(&mut queue, 16..=17);
+        queue.dealt_with.insert(16);
+        queue.read(Backlog { events: vec![logged(14), logged(15)], complete: true });
+        assert_eq!((queue.rows.len(), queue.taken_to), (4, 17), "15 and 17");
+        assert!(queue.dealt_with.is_empty());
     }
 
     /// While it reads what does not reach the log's end, nothing of the feed could follow without a gap.
