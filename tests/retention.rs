@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::cluster::TestDatabase;
@@ -308,4 +308,28 @@ async fn successful_deliveries_update_and_delete_nothing() {
     let others = scene.count(others).await;
     println!("{rows} deliveries: no row of event and attempt updated, deleted or dead; {others} in all other tables");
     assert!(others < 1000 + rows / 100, "{others} rows of other tables were written over");
+}
+
+/// Nothing can be sent of it, and whoever looked for it at once would do so for ever.
+#[tokio::test]
+async fn what_waits_and_is_not_in_the_log_any_more_is_not_looked_for_again_and_again() {
+    let scene = Scene::start("create table items (id int); create table others (id int)").await;
+    scene.receiver.on("/t", Script::always(Answer::status(500)));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    scene.create("other", "others", "/other", json!({})).await;
+    scene.execute("insert into items values (1)").await;
+    scene.wait_for_count("select count(*) from walhook.deferred", 1).await;
+    scene.execute("delete from walhook.event").await;
+    let overdue = "select count(*) from walhook.deferred where due_at < now() - interval '1 second'";
+    scene.wait_for_count(overdue, 1).await;
+    let looks = "select idx_scan + seq_scan from pg_stat_user_tables where relid = 'walhook.deferred'::regclass";
+    let (began, before) = (Instant::now(), scene.count(looks).await);
+    let mut delivered = 0;
+    while began.elapsed() < Duration::from_secs(3) {
+        delivered += 1;
+        scene.execute(&format!("insert into others values ({delivered})")).await;
+        scene.arrivals("/other", delivered).await;
+    }
+    let looks = scene.count(looks).await - before;
+    assert!(looks < delivered as i64 + 200, "{looks} looks beside {delivered} deliveries");
 }
