@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::cluster::TestDatabase;
+use support::receiver::{Answer, Script};
 use support::scene::{Scene, change};
 use support::walhook::Start;
 
@@ -146,6 +147,19 @@ async fn what_writers_say_is_utf8_whatever_the_databases_encoding_is() {
         let request = &scene.arrivals(path, 1).await[0].json()["event"];
         assert_eq!((&request["data"]["new"], &request["session_variables"]), (&new, &json!({"müller": "ÿ"})));
     }
+}
+
+/// They are recorded with what else ended, and nothing would be recorded any more.
+#[tokio::test]
+async fn answers_in_characters_that_the_database_has_not_are_recorded_without_them() {
+    let database = TestDatabase::create_with("encoding 'LATIN1' locale 'C' template template0").await;
+    let scene = Scene::in_database(database, "create table items (name text)", |start| start).await;
+    scene.create("rows", "items", "/rows", json!({})).await;
+    scene.receiver.on("/rows", Script::always(Answer::status(200).body("ok – \u{2019}ä\u{1f600}")));
+    scene.execute("insert into items values ('a')").await;
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 1).await;
+    let response: String = scene.value("select response from walhook.attempt", &[]).await;
+    assert_eq!(response, "ok ? ???");
 }
 
 #[tokio::test]

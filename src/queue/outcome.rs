@@ -1,5 +1,7 @@
 //! Recording what came of attempts: the attempt log, and with it what is deferred and what waits no more.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::Statement;
@@ -161,6 +163,8 @@ pub struct OutcomeWriter {
     session: Session,
     partitions: Partitions,
     append: Statement,
+    /// Whether the database has no characters but ASCII that it is known to have.
+    ascii: bool,
 }
 
 const COLUMNS: i16 = 11;
@@ -174,7 +178,9 @@ impl OutcomeWriter {
     /// What Postgres said to preparing the statement.
     pub async fn new(session: Session) -> Result<Self, Error> {
         let append = session.prepare(include_str!("../../sql/attempt_append.sql")).await?;
-        Ok(OutcomeWriter { session, partitions: Partitions::default(), append })
+        let encoding = session.query_one(include_str!("../../sql/server_encoding.sql"), &[]).await?;
+        let ascii = !matches!(encoding.get(0), "UTF8" | "SQL_ASCII");
+        Ok(OutcomeWriter { session, partitions: Partitions::default(), append, ascii })
     }
 
     /// The session, for taking lanes and giving them back.
@@ -265,7 +271,7 @@ impl OutcomeWriter {
             return Ok(());
         }
         let mut rows = CopyRows::new();
-        batch.iter().for_each(|settled| write_row(&mut rows, settled));
+        batch.iter().for_each(|settled| write_row(&mut rows, settled, self.ascii));
         let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
         let mut sink = std::pin::pin!(sink);
         sink.send(rows.finish()).await?;
@@ -315,7 +321,15 @@ fn number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX - 1)
 }
 
-fn write_row(rows: &mut CopyRows, settled: &Settled) {
+/// What a webhook answered may be in characters that the database has not; nothing could be recorded with them.
+fn in_characters_of(ascii: bool, text: &str) -> Cow<'_, str> {
+    match ascii && !text.is_ascii() {
+        true => text.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect(),
+        false => text.into(),
+    }
+}
+
+fn write_row(rows: &mut CopyRows, settled: &Settled, ascii: bool) {
     let attempt = &settled.attempt;
     let (status, response, error) = match &attempt.outcome {
         Outcome::Answered(response) => (Some(response.status), Some(response.head.as_str()), response.refused),
@@ -340,6 +354,7 @@ fn write_row(rows: &mut CopyRows, settled: &Settled) {
     rows.uuid(settled.event_id);
     rows.uuid(settled.trigger_id);
     rows.bytes(verdict.as_bytes());
-    rows.optional_bytes(response.filter(|head| !head.is_empty()).map(str::as_bytes));
-    rows.optional_bytes(error.map(str::as_bytes));
+    for text in [response.filter(|head| !head.is_empty()), error] {
+        rows.optional_bytes(text.map(|text| in_characters_of(ascii, text)).as_deref().map(str::as_bytes));
+    }
 }
