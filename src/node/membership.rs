@@ -129,8 +129,12 @@ impl Membership {
         loop {
             let began = Moment::now();
             let leaving = self.leaving.is_cancelled();
+            let registered_at = self.standing.borrow().registered_at;
             let peers = self.within(self.beat(&registry, leaving)).await?;
-            self.lease.renew(began);
+            // Others may have its lanes where it was registered anew: the recorder hears of that before it may send.
+            if registered_at.is_none() || registered_at == self.standing.borrow().registered_at {
+                self.lease.renew(began);
+            }
             *told = false;
             // Who is slow itself, or was asleep, cannot tell whether others are.
             let steady = previous.replace(began).is_some_and(|moment| moment.elapsed() < 2 * self.between_beats());
