@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
@@ -74,6 +75,9 @@ pub(super) struct Recorder {
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A session that lasts for so long works, even if there was nothing to do. By then others have the lanes that they
+/// were left, and what could not be recorded is void.
+const WORKS_AFTER: Duration = Duration::from_secs(3);
 
 impl Recorder {
     pub(super) fn new(
@@ -94,6 +98,7 @@ impl Recorder {
             match self.session(&mut in_hand, &stop, &mut pause).await {
                 Ok(()) => return,
                 Err(error) => {
+                    self.member.trouble.begins();
                     warn!("recording outcomes interrupted: {error}; deliveries wait, trying again in {pause:?}");
                 }
             }
@@ -151,6 +156,7 @@ impl Recorder {
         let mut writer = within(OutcomeWriter::new(session)).await?;
         let mut standing = self.member.standing.clone();
         standing.mark_changed();
+        let (began, mut works) = (Instant::now(), false);
         loop {
             let has_lanes = !self.tenure.owned().is_empty();
             let work = tokio::select! {
@@ -160,10 +166,10 @@ impl Recorder {
                         return Ok(());
                     }
                     if !stop.is_cancelled() && self.take_lanes(&writer).await? {
-                        *pause = FIRST_PAUSE;
                         if in_hand.is_some() {
                             self.perform(&mut writer, in_hand, true).await?;
                         }
+                        *pause = FIRST_PAUSE;
                         self.set_gate();
                         let (owned, terms) = (self.tenure.owned(), self.tenure.terms());
                         self.report(Report::Got { session: self.session, owned, terms });
@@ -177,11 +183,20 @@ impl Recorder {
                     None => return Ok(()),
                 },
                 () = stop.cancelled(), if !has_lanes => return Ok(()),
+                // What it could not do for so long, it may be able to do by now.
+                () = sleep_until(began + WORKS_AFTER), if !works => {
+                    works = true;
+                    self.member.trouble.is_over();
+                    continue;
+                }
                 // An idle session does not notice by itself.
                 () = writer.closed() => return Err(Error::Closed),
             };
             *in_hand = Some(work);
             self.perform(&mut writer, in_hand, false).await?;
+            if !std::mem::replace(&mut works, true) {
+                self.member.trouble.is_over();
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Lease, Moment, ServerClock};
+use super::{Lease, Moment, ServerClock, Trouble};
 use crate::model::{Timestamp, fair_share};
 use crate::postgres::Settings;
 use crate::queue::{self, Beat, Buried, Node, Notice, Peer, Registry};
@@ -38,6 +38,8 @@ pub struct Member {
     pub lease: Lease,
     /// What time it is.
     pub clock: ServerClock,
+    /// Whether it cannot own lanes.
+    pub trouble: Trouble,
     asked: Arc<Notify>,
 }
 
@@ -54,6 +56,7 @@ pub struct Membership {
     node: Node,
     lease: Lease,
     clock: ServerClock,
+    trouble: Trouble,
     standing: watch::Sender<Standing>,
     asked: Arc<Notify>,
     leaving: CancellationToken,
@@ -93,14 +96,15 @@ impl Membership {
         // It runs out well before others take the node for dead.
         let lease = Lease::new(timeout * 2 / 3);
         let standing = watch::channel(Standing::default()).0;
-        let (clock, asked) = (ServerClock::default(), Arc::default());
-        Membership { database, node, lease, clock, standing, asked, leaving, ended }
+        let (clock, trouble, asked) = (ServerClock::default(), Trouble::default(), Arc::default());
+        Membership { database, node, lease, clock, trouble, standing, asked, leaving, ended }
     }
 
     /// For the parts of this process.
     pub fn member(&self) -> Member {
         let (standing, lease, asked) = (self.standing.subscribe(), self.lease.clone(), self.asked.clone());
-        Member { id: self.node.id, standing, lease, clock: self.clock.clone(), asked }
+        let (clock, trouble) = (self.clock.clone(), self.trouble.clone());
+        Member { id: self.node.id, standing, lease, clock, trouble, asked }
     }
 
     /// Runs until this node has ended.
@@ -124,13 +128,17 @@ impl Membership {
             () = self.ended.cancelled() => return Ok(()),
             registry = Registry::open(&self.database, self.node.clone()) => registry?,
         };
+        let opened = Instant::now();
         let mut previous: Option<Moment> = None;
         let mut told_leaving = false;
         loop {
             let began = Moment::now();
             let leaving = self.leaving.is_cancelled();
+            // Until it can own lanes again others are to have them, as if it were leaving. Where its heartbeats failed
+            // as well, it was no trouble of its own.
+            let troubled = self.trouble.lasts(self.node.timeout) && opened.elapsed() > self.node.timeout;
             let registered_at = self.standing.borrow().registered_at;
-            let peers = self.within(self.beat(&registry, leaving)).await?;
+            let peers = self.within(self.beat(&registry, leaving || troubled)).await?;
             // Others may have its lanes where it was registered anew: the recorder hears of that before it may send.
             if registered_at.is_none() || registered_at == self.standing.borrow().registered_at {
                 self.lease.renew(began);
@@ -143,7 +151,7 @@ impl Membership {
                 continue;
             }
             // The lease is longer now, and the others may be others.
-            self.standing.send_modify(|standing| self.take_place(standing, &peers, leaving));
+            self.standing.send_modify(|standing| self.take_place(standing, &peers, leaving, troubled));
             if leaving && !std::mem::replace(&mut told_leaving, true) {
                 self.within(registry.tell(Notice::Lanes)).await?;
             }
@@ -156,10 +164,14 @@ impl Membership {
     }
 
     /// Finds this node's place among those that deliver: they come in the order in which they started, for all alike.
-    fn take_place(&self, standing: &mut Standing, peers: &[Peer], leaving: bool) {
+    fn take_place(&self, standing: &mut Standing, peers: &[Peer], leaving: bool, troubled: bool) {
         let is_own = |peer: &&Peer| peer.id == self.node.id;
         let gone = |peer: &Peer| if peer.id == self.node.id { leaving } else { peer.leaving || is_quiet(peer) };
-        let delivering: Vec<&Peer> = peers.iter().filter(|peer| peer.delivers && !gone(peer)).collect();
+        let mut delivering: Vec<&Peer> = peers.iter().filter(|peer| peer.delivers && !gone(peer)).collect();
+        // Without others it tries on.
+        if troubled && delivering.len() > 1 {
+            delivering.retain(|peer| !is_own(peer));
+        }
         let place = delivering.iter().position(is_own);
         standing.share = place.map_or(0, |place| fair_share(place, delivering.len()));
         standing.others_deliver = delivering.len() > usize::from(place.is_some());

@@ -124,6 +124,20 @@ async fn tell_pending(sql: &Session) -> Vec<String> {
         where r.state = 'running'
         union all
         select format('lane %s: process %s since %s', lane, process_id, since) from walhook.lanes
+        union all
+        select format('slot of %s: confirmed %s of %s; its walsender: %s', s.active_pid, s.confirmed_flush_lsn,
+                      pg_current_wal_flush_lsn(), (select row_to_json(r) from pg_stat_replication r
+                                                   where r.pid = s.active_pid))
+        from pg_replication_slots s where s.database = current_database()
+        union all
+        select format('the log ends with %s', row_to_json(e)::text) from (
+            select seq, committed_at, commit_lsn, left(new, 200) as new from audit.event order by seq desc limit 3
+        ) e
+        union all
+        select format('published: %s', string_agg(schemaname || '.' || tablename, ', ')) from pg_publication_tables
+        union all
+        select format('%s: %s', pid, left(query, 200)) from pg_stat_activity
+        where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()
         order by 1";
     let rows = sql.query(pending, &[]).await.expect("what is pending");
     rows.iter().map(|row| row.get(0)).collect()
