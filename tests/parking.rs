@@ -32,7 +32,7 @@ async fn an_event_that_waits_for_its_retry_is_not_parked() {
         row: row.get(5),
     };
     let mut writer = OutcomeWriter::new(scene.database.connect().await).await.expect("a writer");
-    let batch = Batch { parked: vec![parked], ..Batch::default() };
-    writer.record(&batch, LaneSet::ALL).await.expect("nothing to be done");
+    let (mut batch, mut later) = (Batch { parked: vec![parked], ..Batch::default() }, Batch::default());
+    writer.record(&mut batch, &mut later, LaneSet::ALL).await.expect("nothing to be done");
     assert_eq!(scene.count(retries).await, 1);
 }

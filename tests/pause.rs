@@ -224,6 +224,26 @@ async fn what_was_sent_before_a_resumption_does_not_undo_it() {
     wait_for_status(&scene.sql, "paused").await;
 }
 
+/// The late answer finds the row of the pause locked.
+#[tokio::test]
+async fn who_leaves_a_resumption_open_holds_up_nobody() {
+    let scene = Scene::start(ITEMS).await;
+    prepare(&scene, json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    let gone = |seconds| Answer::status(410).after(Duration::from_secs(seconds));
+    scene.receiver.on("/t", Script::each(vec![gone(0), gone(0), gone(2)]));
+    scene.execute("insert into items select i from generate_series(1, 3) i").await;
+    wait_for_status(&scene.sql, "paused").await;
+    let operator = scene.database.connect().await;
+    operator.batch_execute("begin; select walhook.resume('t')").await.expect("a resumption");
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'paused'", 2).await;
+    sent_by_now(&scene).await;
+    scene
+        .wait_for_count("select count(*) from walhook.events where trigger = 'other' and status = 'delivered'", 2)
+        .await;
+    operator.batch_execute("commit").await.expect("it is resumed");
+    scene.wait_for_count("select count(*) from walhook.events where trigger = 't' and status = 'delivered'", 3).await;
+}
+
 /// Without retries, so that whatever had to pay for an answer would be dead.
 #[tokio::test]
 async fn batches_to_an_endpoint_that_is_gone_are_held_whole_and_pay_nothing() {

@@ -175,3 +175,24 @@ async fn the_command_counts_and_sends_again() {
     let (succeeded, said) = run(&["nobody"]).await;
     assert!(!succeeded && said.contains("event trigger \"nobody\" does not exist"), "{said}");
 }
+
+/// A node records what becomes of other events as if nothing were, and of this one once the operator is done.
+#[tokio::test]
+async fn who_leaves_a_transaction_open_holds_up_only_what_it_is_about() {
+    let scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/t", Script::first(2, Answer::status(500)));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    scene.execute("insert into items values (1)").await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
+    let operator = scene.database.connect().await;
+    operator.batch_execute("begin; select walhook.redeliver(event_id) from walhook.deferred").await.expect("a call");
+    // Its retry, whose failure cannot be recorded; then others, some of which fail as well.
+    scene.arrivals("/t", 2).await;
+    scene.receiver.on("/t", Script::first(3, Answer::status(500)));
+    scene.execute("insert into items select generate_series(2, 20)").await;
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 19).await;
+    assert_eq!(scene.count("select count(*) from walhook.attempt where event_seq = 1").await, 1);
+    operator.batch_execute("commit").await.expect("the operator is done");
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 20).await;
+    assert_eq!(scene.count("select count(*) from walhook.attempt where event_seq = 1").await, 3);
+}

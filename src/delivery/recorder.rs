@@ -20,7 +20,8 @@ use crate::queue::{self, Batch, CursorMove, OutcomeWriter, Purpose};
 #[derive(Debug)]
 pub(super) enum Work {
     /// What became of events, and the terms in which their requests began. `lanes`: those in which events are sent.
-    Outcomes { terms: Terms, lanes: LaneSet, batch: Batch },
+    /// `later` is empty: what cannot be recorded yet goes there.
+    Outcomes { terms: Box<Terms>, lanes: LaneSet, batch: Batch, later: Batch },
     /// Places the cursors moved to.
     Cursors(Vec<CursorMove>),
     /// Lanes to be given back, of those that this session got.
@@ -37,8 +38,8 @@ pub(super) enum Report {
     /// They are not ours any more, as was asked for.
     GivenBack(LaneSet),
     /// This is durable; what was of lanes that were lost is left out. In these rows others still wait, of those that
-    /// deferred events of the batch had held.
-    Recorded { batch: Batch, still_held: Vec<(Uuid, RowHash)> },
+    /// deferred events of the batch had held. What others lock is to be recorded `later`.
+    Recorded { batch: Batch, still_held: Vec<(Uuid, RowHash)>, later: Batch },
     /// The cursors are written.
     CursorsWritten,
 }
@@ -222,17 +223,18 @@ impl Recorder {
     ) -> Result<(), Error> {
         let mut still_held = Vec::new();
         match in_hand {
-            Some(Work::Outcomes { terms, lanes, batch }) => {
+            Some(Work::Outcomes { terms, lanes, batch, later }) => {
                 // The commit may have happened though its answer was lost.
                 let recorded = again && within(writer.is_recorded(batch)).await?;
                 let still = self.tenure.still(terms);
                 if still != LaneSet::ALL {
                     // Others may have delivered what the rest is of, or be done with what it would wait for.
                     batch.retain(still);
+                    later.retain(still);
                 }
                 let ours = still.and(*lanes);
                 let recording = async {
-                    if recorded { writer.release(batch, ours).await } else { writer.record(batch, ours).await }
+                    if recorded { writer.release(batch, ours).await } else { writer.record(batch, later, ours).await }
                 };
                 still_held = within(recording).await?;
             }
@@ -249,7 +251,7 @@ impl Recorder {
             None => {}
         }
         self.report(match in_hand.take() {
-            Some(Work::Outcomes { batch, .. }) => Report::Recorded { batch, still_held },
+            Some(Work::Outcomes { batch, later, .. }) => Report::Recorded { batch, still_held, later },
             Some(Work::GiveBack { lanes, .. }) => Report::GivenBack(lanes),
             Some(Work::Cursors(_)) | None => Report::CursorsWritten,
         });

@@ -1,6 +1,7 @@
 //! Recording what came of attempts: the attempt log, and with it what is deferred and what waits no more.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -114,6 +115,13 @@ impl Batch {
         self.settled.is_empty() && self.parked.is_empty() && self.skipped.is_empty()
     }
 
+    /// Adds another one.
+    pub fn append(&mut self, other: Batch) {
+        self.settled.extend(other.settled);
+        self.parked.extend(other.parked);
+        self.skipped.extend(other.skipped);
+    }
+
     /// Drops what is not of these lanes.
     pub fn retain(&mut self, lanes: LaneSet) {
         self.settled.retain(|settled| lanes.contains(settled.lane));
@@ -193,38 +201,63 @@ impl OutcomeWriter {
         self.session.closed().await;
     }
 
-    /// Records a batch, whole or not at all. Gives the rows in which others still wait, of those that a deferred event
-    /// of the batch made free, as far as that concerns the lanes that are `ours`.
+    /// Records a batch, whole or not at all, but for what others have locked, which is moved to `later`. Gives the rows
+    /// in which others still wait, of those that a deferred event of the batch made free, as far as that concerns the
+    /// lanes that are `ours`.
     ///
     /// # Errors
     /// After an error on the connection the batch may have been recorded all the same; see
     /// [`OutcomeWriter::is_recorded`].
-    pub async fn record(&mut self, batch: &Batch, ours: LaneSet) -> Result<Vec<(Uuid, RowHash)>, Error> {
+    pub async fn record(
+        &mut self,
+        batch: &mut Batch,
+        later: &mut Batch,
+        ours: LaneSet,
+    ) -> Result<Vec<(Uuid, RowHash)>, Error> {
         let days = batch.settled.iter().map(|settled| settled.attempt.started_at.unix_day());
         self.partitions.ensure(&*self.session, days).await?;
-        let parked = batch.parked.iter().map(Waiting::parked);
-        let waiting: Vec<Waiting> = batch.settled.iter().filter_map(Waiting::settled).chain(parked).collect();
-        let done = batch.settled.iter().filter(|settled| settled.was_deferred && !settled.is_waiting());
-        let gone: Vec<EventId> = done.map(|settled| settled.event_id).collect();
-        let skipped: Vec<EventId> = batch.skipped.iter().map(|skipped| skipped.event_id).collect();
         // When all were delivered at the first attempt, the COPY is a transaction of its own.
-        if gone.is_empty() && waiting.is_empty() && skipped.is_empty() {
+        let is_plain = |settled: &Settled| !settled.was_deferred && !settled.is_waiting();
+        if batch.parked.is_empty() && batch.skipped.is_empty() && batch.settled.iter().all(is_plain) {
             self.copy(&batch.settled).await?;
             return Ok(Vec::new());
         }
         self.session.batch_execute("begin").await?;
+        self.set_aside_locked(batch, later).await?;
         self.copy(&batch.settled).await?;
+        let parked = batch.parked.iter().map(Waiting::parked);
+        let waiting: Vec<Waiting> = batch.settled.iter().filter_map(Waiting::settled).chain(parked).collect();
         self.defer(&waiting).await?;
         self.pause_gone(&batch.settled).await?;
+        let done = batch.settled.iter().filter(|settled| settled.was_deferred && !settled.is_waiting());
+        let gone: Vec<EventId> = done.map(|settled| settled.event_id).collect();
         if !gone.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&gone]).await?;
         }
+        let skipped: Vec<EventId> = batch.skipped.iter().map(|skipped| skipped.event_id).collect();
         if !skipped.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_skip.sql"), &[&skipped]).await?;
         }
         let still_waiting = self.release(batch, ours).await?;
         self.session.batch_execute("commit").await?;
         Ok(still_waiting)
+    }
+
+    /// Locks the rows of the deferred events, and moves those that others have locked to `later`: to wait for one would
+    /// hold up all the rest.
+    async fn set_aside_locked(&self, batch: &mut Batch, later: &mut Batch) -> Result<(), Error> {
+        let settled = batch.settled.iter().filter(|settled| settled.was_deferred).map(|settled| settled.event_id);
+        let deferred: Vec<EventId> = settled.chain(batch.skipped.iter().map(|skipped| skipped.event_id)).collect();
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let rows = self.session.query(include_str!("../../sql/deferred_locked.sql"), &[&deferred]).await?;
+        let locked: HashSet<EventId> = rows.iter().map(|row| row.get(0)).collect();
+        if !locked.is_empty() {
+            later.settled.extend(batch.settled.extract_if(.., |settled| locked.contains(&settled.event_id)));
+            later.skipped.extend(batch.skipped.extract_if(.., |skipped| locked.contains(&skipped.event_id)));
+        }
+        Ok(())
     }
 
     /// Makes the next event due of each row that the batch made free. Done again it changes nothing, and gives what

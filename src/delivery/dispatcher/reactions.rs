@@ -27,8 +27,9 @@ impl Dispatcher {
                 self.recording = false;
                 self.on_given_back(lanes);
             }
-            Report::Recorded { batch, still_held } => {
+            Report::Recorded { batch, still_held, later } => {
                 self.recording = false;
+                self.unrecorded.append(later);
                 self.on_recorded(&batch, &still_held.into_iter().collect());
             }
             Report::CursorsWritten => self.recording = false,

@@ -125,8 +125,9 @@ impl Dispatcher {
             return None;
         }
         self.record_at = Instant::now() + BETWEEN_RECORDINGS;
-        let (batch, lanes) = (self.take_batch(), self.lanes.active());
-        (!batch.is_empty()).then(|| Work::Outcomes { terms: *self.lanes.terms(), lanes, batch })
+        let (batch, later) = (self.take_batch(), Batch::default());
+        let (terms, lanes) = (Box::new(*self.lanes.terms()), self.lanes.active());
+        (!batch.is_empty()).then_some(Work::Outcomes { terms, lanes, batch, later })
     }
 
     fn take_batch(&mut self) -> Batch {
