@@ -231,3 +231,15 @@ async fn sessions_commit_durably_where_the_database_says_otherwise() {
     let row = session.query_one("show synchronous_commit", &[]).await.expect("a setting");
     assert_eq!(row.get::<_, &str>(0), "on");
 }
+
+/// As `docker pause` does to a process that just then holds locks.
+#[tokio::test]
+async fn a_session_that_is_left_in_a_transaction_is_ended_by_the_server() {
+    let database = TestDatabase::create().await;
+    let session = walhook::postgres::connect(&database.settings(), "walhook retention").await.expect("a session");
+    let row = session.query_one("show idle_in_transaction_session_timeout", &[]).await.expect("a setting");
+    assert_eq!(row.get::<_, &str>(0), "2min");
+    session.batch_execute("set idle_in_transaction_session_timeout = '100ms'; begin").await.expect("a transaction");
+    let ended = || async { if session.is_closed() { Ok(()) } else { Err(()) } };
+    eventually("the end of the session", DEADLINE, ended).await;
+}

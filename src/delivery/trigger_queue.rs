@@ -134,7 +134,7 @@ impl TriggerQueue {
         match &mut self.intake {
             Intake::Live if room => self.take(logged),
             Intake::Live => {
-                self.taken_to = logged.seq - 1;
+                self.taken_to = self.taken_to.max(logged.seq - 1);
                 (self.intake, self.has_backlog) = (Intake::Behind, true);
             }
             Intake::Reading { tail: tail @ Some(_), .. } => {

@@ -20,8 +20,11 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 const POOL_TIMEOUT: Duration = Duration::from_secs(10);
 const PAYLOADS_WAITING: usize = 1024;
 
-/// A server may be set to answer commits before they are flushed; what we acknowledge must be durable.
-const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on";
+/// A server may be set to answer commits before they are flushed; what we acknowledge must be durable. A process that
+/// is frozen in the middle of a transaction (`docker pause`) keeps its sessions, and with them the locks that others
+/// wait for: longer than any wait of ours in one.
+const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on \
+                               -c idle_in_transaction_session_timeout=120s";
 
 /// One connection of its own. The connection ends when this is dropped.
 pub struct Session {

@@ -118,7 +118,10 @@ impl LogWriter {
         let scheduled = chunk.events.iter().any(|event| event.deliver_at.is_some());
         let needs_transaction = chunk.progress.is_none() || !chunk.activations.is_empty() || advanced || scheduled;
         if needs_transaction && !self.in_transaction {
-            self.session.batch_execute("begin").await?;
+            // Until the rest of a large transaction comes, however long that takes; others end the session of a node
+            // that is frozen.
+            let begin = "begin; set local idle_in_transaction_session_timeout = 0";
+            self.session.batch_execute(begin).await?;
             self.in_transaction = true;
         }
         catalogue::activate(&*self.session, self.source_id, &chunk.activations).await?;

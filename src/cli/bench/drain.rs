@@ -39,7 +39,9 @@ impl Idle {
             return Ok(None);
         }
         let session = database.connect().await?;
-        session.batch_execute("begin isolation level repeatable read; select pg_current_xact_id()").await?;
+        let idle = "set idle_in_transaction_session_timeout = 0; begin isolation level repeatable read; \
+                    select pg_current_xact_id()";
+        session.batch_execute(idle).await?;
         Ok(Some(session))
     }
 }
