@@ -108,8 +108,26 @@ impl Rows {
     }
 
     fn again_can_go(&self, ordering: Ordering) -> bool {
-        let first = self.again.front();
-        first.is_some_and(|ready| ready.lock.is_some() || ordering != Ordering::Trigger || self.busy == 0)
+        match self.waits_for_turns(ordering) {
+            true => self.again.iter().any(|ready| ready.lock.is_some()),
+            false => !self.again.is_empty(),
+        }
+    }
+
+    /// Whether only those of `again` may go whose row is busy with them.
+    fn waits_for_turns(&self, ordering: Ordering) -> bool {
+        ordering == Ordering::Trigger && self.busy > 0
+    }
+
+    /// Puts first the one that may go while others have to wait for it: it may stand behind them, where it came when
+    /// its turn did.
+    fn bring_turn_forward(&mut self, ordering: Ordering) {
+        if self.waits_for_turns(ordering)
+            && let Some(place) = self.again.iter().position(|ready| ready.lock.is_some()).filter(|place| *place > 0)
+            && let Some(ready) = self.again.remove(place)
+        {
+            self.again.push_front(ready);
+        }
     }
 
     fn fresh_can_go(&self, ordering: Ordering) -> bool {
@@ -126,6 +144,7 @@ impl Rows {
     /// behind what they wait for.
     pub(super) fn next(&mut self, ordering: Ordering) -> Option<Ready> {
         loop {
+            self.bring_turn_forward(ordering);
             let again = self.again_can_go(ordering);
             // In turn, so that neither keeps the other waiting.
             let ready = if again && (self.again_first || !self.fresh_can_go(ordering)) {
@@ -316,6 +335,19 @@ mod tests {
             started.push((ready.logged.seq, ready.lock));
         }
         started
+    }
+
+    /// Its ordering was replaced while an event of a row was under way and another one waited for it: that one's turn
+    /// comes when a retry is there already, which has to wait for it.
+    #[test]
+    fn an_event_whose_turn_has_come_goes_though_one_that_waits_for_it_stands_before_it() {
+        let mut rows = rows(&[(1, Some(7)), (2, Some(7))]);
+        assert_eq!(start(&mut rows, Ordering::Row), [(1, Some(7))]);
+        rows.push_deferred(event(3, Some(8)), 1, Some(8));
+        unlock(&mut rows, 7, 1);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(2, Some(7))]);
+        unlock(&mut rows, 7, 2);
+        assert_eq!(start(&mut rows, Ordering::Trigger), [(3, Some(WHOLE_TRIGGER))]);
     }
 
     fn unlock(rows: &mut Rows, row: RowHash, seq: i64) {

@@ -76,6 +76,7 @@ impl Rows {
         size: impl Fn(&Ready) -> usize,
     ) -> bool {
         while !self.gathering.is_full(full) {
+            self.bring_turn_forward(ordering);
             let Some(from_again) = self.looks_at_again(ordering) else { break };
             let queue = if from_again { &mut self.again } else { &mut self.fresh };
             let Some(first) = queue.front() else { break };
