@@ -196,3 +196,24 @@ async fn who_leaves_a_transaction_open_holds_up_only_what_it_is_about() {
     scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 20).await;
     assert_eq!(scene.count("select count(*) from walhook.attempt where event_seq = 1").await, 3);
 }
+
+/// Its definition's end comes through the WAL to capture, which goes on with all others.
+#[tokio::test]
+async fn a_trigger_that_is_deleted_meanwhile_does_not_wait_for_who_left_a_transaction_open() {
+    let scene = Scene::start(ITEMS).await;
+    scene.receiver.on("/t", Script::always(Answer::status(500)));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 3600}})).await;
+    scene.create("other", "items", "/other", json!({})).await;
+    scene.execute("insert into items values (1)").await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
+    let operator = scene.database.connect().await;
+    operator.batch_execute("begin; select walhook.redeliver(event_id) from walhook.deferred").await.expect("a call");
+    scene.succeed("delete_event_trigger", json!({"name": "t"})).await;
+    scene.execute("insert into items values (2)").await;
+    scene.arrivals("/other", 2).await;
+    operator.batch_execute("commit").await.expect("the operator is done");
+    // What was left goes with the next start.
+    let scene = scene.crash_and_restart().await;
+    scene.wait_for_count("select count(*) from walhook.deferred", 0).await;
+    assert_eq!(scene.receiver.requests("/t").len(), 1);
+}

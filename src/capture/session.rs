@@ -63,7 +63,7 @@ pub(super) async fn run(
     let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
     let types = Types::new(options.stringify_numeric_types);
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches, types);
-    let writer = LogWriter::new(session, prepared.source_id, progress.last_seq).await?;
+    let writer = within(APPEND_TIMEOUT, LogWriter::new(session, prepared.source_id, progress.last_seq)).await?;
     let opening = Opening {
         options,
         facts: &prepared.facts,
