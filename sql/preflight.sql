@@ -4,6 +4,7 @@ select current_setting('server_version_num')::int as version,
        current_setting('server_version') as version_text,
        pg_is_in_recovery() as in_recovery,
        current_setting('wal_level') as wal_level,
+       current_setting('synchronous_standby_names') as standby_names,
        (select rolreplication or rolsuper from pg_roles where rolname = current_user) as may_replicate,
        -- Amazon's servers have a role in place of the attribute; null elsewhere.
        (select pg_has_role(current_user, oid, 'MEMBER') from pg_roles where rolname = 'rds_replication')

@@ -56,6 +56,21 @@ async fn everything_missing_in_the_database_is_listed_at_once() {
     drop(database);
 }
 
+/// Postgres takes any stream for a standby there: the application's commits would wait for what waits for them.
+#[tokio::test]
+async fn a_server_that_waits_for_whoever_streams_is_refused() {
+    let cluster = Cluster::start(Options::default()).await.expect("a cluster");
+    let database = TestDatabase::create_in(&cluster).await;
+    database.execute("alter system set synchronous_standby_names = 'ANY 1 (a, *)'").await;
+    database.execute("select pg_reload_conf()").await;
+    let start = Start::serve(&database).with(&["--log-format", "text"]);
+    let cure = "ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (replica)'; SELECT pg_reload_conf();";
+    check_refusal(start, 3, &["synchronous_standby_names is 'ANY 1 (a, *)'", cure]).await;
+    database.execute("alter system reset synchronous_standby_names").await;
+    database.execute("select pg_reload_conf()").await;
+    drop(database);
+}
+
 /// Such a server is refused for its `wal_level`: whether one would let the role replicate cannot be seen here.
 #[tokio::test]
 async fn a_role_may_stand_for_the_right_to_replicate() {

@@ -51,6 +51,7 @@ pub async fn check(client: &impl GenericClient, options: &Options) -> Result<Fac
             "wal_level is {wal_level}: run  ALTER SYSTEM SET wal_level = 'logical';  and restart Postgres"
         ));
     }
+    standby_problem(&row).into_iter().for_each(&mut problem);
     let at_amazon: Option<bool> = row.get("may_replicate_at_amazon");
     if !row.get::<_, Option<bool>>("may_replicate").unwrap_or(false) && at_amazon != Some(true) {
         let cure = match at_amazon {
@@ -107,6 +108,18 @@ fn version_problem(row: &Row, options: &Options) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Where any stream may be a synchronous standby, Postgres waits for ours before it lets our own commits go.
+fn standby_problem(row: &Row) -> Option<String> {
+    let names: String = row.get("standby_names");
+    names.contains('*').then(|| {
+        format!(
+            "synchronous_standby_names is '{names}', so commits may wait for walhook's stream as for a standby, and \
+             walhook waits for its own: name the standbys, run  \
+             ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (replica)'; SELECT pg_reload_conf();"
+        )
+    })
 }
 
 /// The names that Postgres allows.
