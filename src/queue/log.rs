@@ -109,10 +109,9 @@ impl LogWriter {
     /// After any error the writer is of no more use: whether the commit happened is only known by reading progress on a
     /// new session.
     pub async fn append(&mut self, chunk: Chunk) -> Result<Appended, Error> {
-        if !self.in_transaction {
-            let days = chunk.events.iter().map(|event| event.committed_at.unix_day());
-            self.partitions.ensure(&*self.session, days).await?;
-        }
+        // Also where a large transaction ends: what committed behind it may be of another day.
+        let days = chunk.events.iter().map(|event| event.committed_at.unix_day());
+        self.partitions.ensure(&*self.session, days).await?;
         // A COPY alone is a transaction of its own and saves two round trips; that is the usual case.
         let advanced = !chunk.advances.is_empty();
         let scheduled = chunk.events.iter().any(|event| event.deliver_at.is_some());
