@@ -169,12 +169,18 @@ impl Assembler {
             }
             self.misfit = self.matcher.relation(relation).map(|relation| relation.table.clone());
         }
-        if let Some(tracker) = self.tracker.as_mut().filter(|tracker| tracker.minds(relation, open.moment.xid))
-            && self.events[before..].iter().any(|event| event.trigger_id == tracker.trigger_id())
-            && !matches!(change, Change::Insert(_))
-        {
-            // A row that is inserted is no row of the chunk, unless it was deleted before, which is noted.
-            tracker.note(open.moment.xid, self.matcher.key_before(relation, change, tracker.key()));
+        if let Some(tracker) = self.tracker.as_mut().filter(|tracker| tracker.minds(relation, open.moment.xid)) {
+            let is_told = || self.events[before..].iter().any(|event| event.trigger_id == tracker.trigger_id());
+            // A row that is inserted is no row of the chunk, unless that one was deleted before: this is noted whatever
+            // the trigger is told of.
+            let is_superseded = match change {
+                Change::Insert(_) => false,
+                Change::Update(..) => is_told(),
+                Change::Delete(_) | Change::Truncate => true,
+            };
+            if is_superseded {
+                tracker.note(open.moment.xid, self.matcher.key_before(relation, change, tracker.key()));
+            }
         }
         self.count_bytes(before);
     }

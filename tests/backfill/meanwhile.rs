@@ -164,3 +164,45 @@ async fn one_whose_commit_waits_for_a_standby_begins_once_it_is_seen() {
     assert!(sent.iter().all(|request| request.header("walhook-backfill").is_some()));
     drop((scene, queue));
 }
+
+/// The trigger is not told that a row goes, only that it comes back, with a greater number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_was_deleted_and_inserted_anew_is_not_followed_by_what_it_was_before() {
+    let scene = Scene::start(ITEMS).await;
+    scene.execute("insert into items select i, 0 from generate_series(1, 100) i").await;
+    scene.create("t", "items", "/t", json!({"insert": {"columns": "*"}, "update": null, "delete": null})).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut dice = Dice::from_environment();
+    let writers = [dice.split(), dice.split()].map(|mut dice| {
+        let (settings, stop) = (scene.database.settings(), stop.clone());
+        tokio::spawn(async move {
+            let session = connect(&settings, "churn").await.expect("a session");
+            while !stop.load(Ordering::Relaxed) {
+                let id = dice.below(100) + 1;
+                let anew = format!(
+                    "do $$ declare before int;
+                     begin
+                         delete from public.items where id = {id} returning n into before;
+                         if before is not null then insert into public.items values ({id}, before + 1); end if;
+                     end $$"
+                );
+                session.batch_execute(&anew).await.expect("the row anew");
+            }
+        })
+    });
+    for _ in 0..8 {
+        let id = backfill(&scene, json!({"name": "t"})).await;
+        done(&scene, &id).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.expect("a writer");
+    }
+    scene.settle().await;
+    let older = "select count(*) from (
+                     select n < lag(n) over (partition by id order by seq) as is_older
+                     from (select seq, (new::json ->> 'id')::int as id, (new::json ->> 'n')::int as n
+                           from walhook.event where schema_name = 'public' and table_name = 'items') e
+                 ) events where is_older";
+    assert_eq!(scene.count(older).await, 0);
+}
