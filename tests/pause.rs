@@ -240,6 +240,8 @@ async fn who_leaves_a_resumption_open_holds_up_nobody() {
     scene
         .wait_for_count("select count(*) from walhook.events where trigger = 'other' and status = 'delivered'", 2)
         .await;
+    let (status, answer) = scene.call("pause_event_trigger", json!({"name": "t"})).await;
+    assert_eq!((status, &answer["code"]), (400, &json!("busy")), "{answer}");
     operator.batch_execute("commit").await.expect("it is resumed");
     scene.wait_for_count("select count(*) from walhook.events where trigger = 't' and status = 'delivered'", 3).await;
 }

@@ -170,6 +170,9 @@ pub(super) async fn first_usable<'a, T>(
     }
 }
 
+/// Whoever holds a row or a table in a transaction that stays open must not take all of a pool's sessions.
+const POOL_OPTIONS: &str = "-c lock_timeout=5s";
+
 /// Sessions for short work: the API, and reading the backlog back.
 pub type Pool = managed::Pool<Manager>;
 /// A session of the pool, which gets it back when this is dropped.
@@ -189,7 +192,7 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<ClientWrapper, Error> {
-        let (client, driver) = open(&self.settings, &self.application_name, "", None).await?;
+        let (client, driver) = open(&self.settings, &self.application_name, POOL_OPTIONS, None).await?;
         Ok(ClientWrapper::new(client, driver))
     }
 

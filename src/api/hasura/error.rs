@@ -26,6 +26,10 @@ struct Body {
 
 /// Where run-time errors are.
 const ARGS: &str = "$.args";
+/// A session of the pool waited for a lock as long as it may.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const IN_USE: &str = "another session holds what this is about in a transaction that is open still; try again when \
+                      that has ended (see pg_stat_activity)";
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, path: impl Into<String>, error: impl Into<String>) -> Self {
@@ -93,6 +97,9 @@ impl ApiError {
             Error::EventBusy | Error::Locked { .. } => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",
             Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),
+            Error::Database(error) if error.sqlstate() == Some(LOCK_NOT_AVAILABLE) => {
+                return Some(ApiError::bad_request("busy", ARGS, IN_USE));
+            }
             Error::Definition(_) | Error::Database(_) | Error::Queue(_) => return None,
         };
         let answer = ApiError::bad_request(code, ARGS, error.to_string());
