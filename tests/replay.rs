@@ -256,3 +256,25 @@ async fn the_command_counts_asks_and_waits() {
     assert_eq!(of_replay(&scene, &id).len(), 50);
     assert_eq!(run(&[]).await.0, Some(2), "no begin");
 }
+
+/// A replay comes to an event that an operator redelivers; it goes on when that is over, and others do not wait.
+#[tokio::test]
+async fn who_leaves_a_transaction_open_holds_up_no_other_replay() {
+    let scene = Scene::start(ITEMS).await;
+    let queue = scene.database.connect().await;
+    scene.create("t", "items", "/t", json!({})).await;
+    insert(&scene, &queue, 1, 20).await;
+    let operator = scene.database.connect().await;
+    let redeliver = "begin; select walhook.redeliver(id) from walhook.event where new::json ->> 'id' = '5'";
+    operator.batch_execute(redeliver).await.expect("a call");
+    let [from, _, _] = place(&queue, 1).await;
+    let (waits, events) = replay(&scene, json!({"from_time": from})).await;
+    assert_eq!(events, 20);
+    let [_, _, id] = place(&queue, 10).await;
+    let (goes_on, events) = replay(&scene, json!({"from_id": id})).await;
+    assert_eq!(events, 11);
+    wait_for_state(&scene, &goes_on, "done").await;
+    assert_eq!(status(&scene, &waits).await["state"], "running");
+    operator.batch_execute("commit").await.expect("the operator is done");
+    wait_for_state(&scene, &waits, "done").await;
+}

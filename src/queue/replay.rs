@@ -12,6 +12,8 @@ const AHEAD: i64 = 2_000;
 const CHUNK: i64 = 1_000;
 /// What a replay with a rate has waiting at most, in seconds of it: so much comes at once after a pause.
 const AHEAD_SEC: i64 = 10;
+/// What a statement of a replay ends with that waited for somebody's open transaction.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A replay that is not over, as it was just now.
 struct Open {
@@ -54,13 +56,15 @@ impl Open {
     }
 }
 
-/// Goes on with every replay that no other node has in hand at the moment. Gives whether there is one.
+/// Goes on with every replay that no other node has in hand at the moment, but for those that would have to wait for
+/// somebody who redelivers or skips an event of theirs in a transaction that is open still. Gives whether there is one.
 ///
 /// # Errors
-/// What Postgres said; what was done before is kept.
+/// What Postgres said; nothing was done.
 pub async fn advance_replays(pool: &Pool) -> Result<bool, Error> {
     let mut client = pool.get().await?;
-    let transaction = client.transaction().await?;
+    let mut transaction = client.transaction().await?;
+    transaction.batch_execute("set local lock_timeout = '200ms'").await?;
     let open = transaction.query(include_str!("../../sql/replay_open.sql"), &[&AHEAD]).await?;
     for row in &open {
         let replay = Open {
@@ -73,7 +77,12 @@ pub async fn advance_replays(pool: &Pool) -> Result<bool, Error> {
             live: row.get("live"),
             waiting: row.get("waiting"),
         };
-        advance(&transaction, &replay).await?;
+        let step = transaction.transaction().await?;
+        match advance(&step, &replay).await {
+            Ok(()) => step.commit().await?,
+            Err(Error::Postgres(error)) if error.sqlstate() == Some(LOCK_NOT_AVAILABLE) => step.rollback().await?,
+            Err(error) => return Err(error),
+        }
     }
     transaction.commit().await?;
     Ok(!open.is_empty())
