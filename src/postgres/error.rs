@@ -204,6 +204,9 @@ fn advise(problem: &rustls::Error) -> String {
     format!("{problem}{cure}")
 }
 
+/// SQLSTATE of a statement that waited for a lock for as long as `lock_timeout` allows, or was not to wait.
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// The error's code, if the server sent one.
 pub fn sqlstate(error: &tokio_postgres::Error) -> Option<&SqlState> {
     error.as_db_error().map(tokio_postgres::error::DbError::code)

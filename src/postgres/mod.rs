@@ -19,7 +19,7 @@ mod tls;
 mod transport;
 
 pub use connect::{Manager, Pool, PoolError, Pooled, Session, connect, connect_to_listen, connect_to_read, pool};
-pub use error::{Class, Error, NotReady, ServerError, classify, sqlstate};
+pub use error::{Class, Error, LOCK_NOT_AVAILABLE, NotReady, ServerError, classify, sqlstate};
 pub use migrate::{lock_setup, migrate, unlock_setup};
 pub use settings::Settings;
 

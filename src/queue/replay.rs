@@ -4,7 +4,7 @@ use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
 use super::Error;
-use crate::postgres::Pool;
+use crate::postgres::{LOCK_NOT_AVAILABLE, Pool};
 
 /// So many events of a replay wait at most: enough to keep its endpoint busy, and few beside what else is deferred.
 const AHEAD: i64 = 2_000;
@@ -12,8 +12,6 @@ const AHEAD: i64 = 2_000;
 const CHUNK: i64 = 1_000;
 /// What a replay with a rate has waiting at most, in seconds of it: so much comes at once after a pause.
 const AHEAD_SEC: i64 = 10;
-/// What a statement of a replay ends with that waited for somebody's open transaction.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A replay that is not over, as it was just now.
 struct Open {

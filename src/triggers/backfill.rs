@@ -65,7 +65,7 @@ impl Catalogue {
         }
         let table = Table::read(&*transaction, relation, &self.source.publication, None).await;
         let table = table.map_err(|error| match error {
-            Unreadable::Database(error) => Error::Database(error),
+            Unreadable::Database(error) => error.into(),
             other => refuse(other.to_string()),
         })?;
         check_readable(&transaction, &table, condition, refuse).await?;

@@ -12,6 +12,7 @@ use super::table::{self, Table};
 use super::{Catalogue, Error, Inconsistency, resolvable};
 use crate::matching::{TableWatch, TypeWatch, Watch};
 use crate::model::{Definition, Subject, TableName, Trigger};
+use crate::postgres::LOCK_NOT_AVAILABLE;
 
 /// How long locks are tried for in all.
 const TRY_FOR: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ impl Catalogue {
         let trigger = loop {
             match self.try_create(&definition, replace).await {
                 // Lock not available, or chosen as the victim of a deadlock: nothing was done, the writers go first.
-                Err(error) if matches!(error.sqlstate(), Some("55P03" | "40P01")) => {
+                Err(error) if matches!(error.sqlstate(), Some(LOCK_NOT_AVAILABLE | "40P01")) => {
                     if started.elapsed() + pause > TRY_FOR {
                         let seconds = started.elapsed().as_secs();
                         return Err(Error::Locked { subject: definition.subject, seconds });

@@ -9,6 +9,7 @@ use super::stored;
 use super::table::quote;
 use super::{Catalogue, Error};
 use crate::model::TableName;
+use crate::postgres::LOCK_NOT_AVAILABLE;
 
 impl Catalogue {
     /// Ends a trigger: what is pending for it is not delivered. When no other trigger watches the table, it leaves the
@@ -57,7 +58,7 @@ impl Catalogue {
                          tries again"
                     );
                     // A lock that others hold is waited for once, not for each of a thousand partitions.
-                    if error.sqlstate() == Some("55P03") {
+                    if error.sqlstate() == Some(LOCK_NOT_AVAILABLE) {
                         break;
                     }
                 }

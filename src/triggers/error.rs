@@ -2,7 +2,7 @@
 //! (reference/hasura.md, 1.9); the others name what to do.
 
 use crate::model::{Subject, TableName, TemplateError};
-use crate::postgres;
+use crate::postgres::{self, LOCK_NOT_AVAILABLE};
 use crate::queue;
 
 /// Why the catalogue did not do what was asked.
@@ -91,27 +91,42 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// Another session holds a row that this needs, for longer than a session of the pool waits.
+    #[error(
+        "another session holds what this is about in a transaction that is open still; try again when that has ended \
+         (see pg_stat_activity)"
+    )]
+    InUse(#[source] postgres::Error),
     /// A stored definition cannot be read back.
     #[error("a definition in walhook.trigger cannot be read; it was made by a newer walhook: start that release again")]
     Definition(#[from] serde_json::Error),
     /// What Postgres said.
     #[error(transparent)]
-    Database(#[from] postgres::Error),
+    Database(postgres::Error),
     /// The queue's copy of the catalogue cannot be used.
     #[error(transparent)]
     Queue(queue::Error),
 }
 
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Self {
+        match error.sqlstate() {
+            Some(LOCK_NOT_AVAILABLE) => Error::InUse(error),
+            _ => Error::Database(error),
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
-        Error::Database(error.into())
+        postgres::Error::from(error).into()
     }
 }
 
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         match error {
-            queue::Error::Postgres(error) => Error::Database(error),
+            queue::Error::Postgres(error) => error.into(),
             other => Error::Queue(other),
         }
     }
@@ -136,7 +151,7 @@ impl Error {
     /// The SQLSTATE, when Postgres sent this error.
     pub(super) fn sqlstate(&self) -> Option<&str> {
         match self {
-            Error::Database(postgres::Error::Postgres(error)) => postgres::sqlstate(error).map(|state| state.code()),
+            Error::Database(error) | Error::InUse(error) => error.sqlstate(),
             _ => None,
         }
     }

@@ -26,10 +26,6 @@ struct Body {
 
 /// Where run-time errors are.
 const ARGS: &str = "$.args";
-/// A session of the pool waited for a lock as long as it may.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
-const IN_USE: &str = "another session holds what this is about in a transaction that is open still; try again when \
-                      that has ended (see pg_stat_activity)";
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, path: impl Into<String>, error: impl Into<String>) -> Self {
@@ -94,12 +90,9 @@ impl ApiError {
                 "not-supported"
             }
             Error::Condition(_) | Error::Range(_) => "validation-failed",
-            Error::EventBusy | Error::Locked { .. } => "busy",
+            Error::EventBusy | Error::Locked { .. } | Error::InUse(_) => "busy",
             Error::Inconsistent { .. } => "invalid-configuration",
             Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),
-            Error::Database(error) if error.sqlstate() == Some(LOCK_NOT_AVAILABLE) => {
-                return Some(ApiError::bad_request("busy", ARGS, IN_USE));
-            }
             Error::Definition(_) | Error::Database(_) | Error::Queue(_) => return None,
         };
         let answer = ApiError::bad_request(code, ARGS, error.to_string());

@@ -174,5 +174,5 @@ alter table walhook.{parent} attach partition walhook.{name}
 /// Whether somebody else had what we need: `lock_not_available`, `deadlock_detected`.
 fn is_busy(error: &Error) -> bool {
     let Error::Postgres(error @ postgres::Error::Postgres(_)) = error else { return false };
-    matches!(error.sqlstate(), Some("55P03" | "40P01"))
+    matches!(error.sqlstate(), Some(postgres::LOCK_NOT_AVAILABLE | "40P01"))
 }
