@@ -272,6 +272,8 @@ async fn a_node_that_is_cut_off_is_replaced_and_joins_again() {
     let proxy = Proxy::start(database.port()).await;
     let sql = database.connect().await;
     sql.batch_execute(&format!("set search_path = public; {LEDGER}")).await.expect("the table");
+    // Else the server may end the stream before another node does.
+    database.execute(&format!("alter database {} set wal_sender_timeout = '60s'", database.name())).await;
     let walhook = Start::serve_through(&database, proxy.port()).ready().await;
     let scene = Scene { walhook, receiver: Receiver::start().await, sql, database };
     scene.create("ledger", "ledger", "/ledger", json!({})).await;

@@ -2,14 +2,17 @@
 
 mod support;
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::clock::Clock;
 use support::cluster::TestDatabase;
+use support::proxy::Proxy;
 use support::receiver::{Answer, Receiver, Script};
 use support::wait::eventually;
 use support::walhook::Start;
+use tokio::net::{TcpListener, TcpStream};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -105,6 +108,20 @@ async fn a_test_database_takes_its_slot_along_when_it_goes() {
                      + (select count(*) from pg_replication_slots where slot_name = $2)";
     let row = watcher.connect().await.query_one(left, &[&name, &slot]).await.expect("a count");
     assert_eq!(row.get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn a_dropped_proxy_closes_its_connections_though_the_tests_runtime_stands_still() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let proxy = Proxy::start(listener.local_addr().expect("an address").port()).await;
+    let _client = TcpStream::connect(("127.0.0.1", proxy.port())).await.expect("a connection");
+    let accepted = tokio::time::timeout(DEADLINE, listener.accept()).await.expect("a connection in time");
+    let mut server = accepted.expect("a connection").0.into_std().expect("a socket");
+    server.set_nonblocking(false).expect("a socket");
+    server.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    // From here on nothing is awaited, so that no task of this runtime goes on.
+    drop(proxy);
+    assert_eq!(server.read(&mut [0]).expect("an end"), 0);
 }
 
 /// How many hours the clock of who wrote the log is ahead of ours, by its last line that is whole.

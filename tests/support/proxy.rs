@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// What the network does with bytes and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +19,25 @@ pub enum Weather {
     Cut,
 }
 
-/// A TCP proxy on a free port of loopback. Dropping it closes everything.
+/// A TCP proxy on a free port of loopback. Dropping it closes everything, also where the test's own runtime stands
+/// still because it drops its database: a login that nobody goes on with would keep that from being dropped for a
+/// minute (`authentication_timeout`), and for as long no other test could make a slot.
 pub struct Proxy {
     address: SocketAddr,
     weather: watch::Sender<Weather>,
-    accepting: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Proxy {
     /// In front of this port of loopback.
     pub async fn start(target: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        let runtime = threads.worker_threads(1).enable_all().build().expect("a runtime");
+        let listening = runtime.spawn(TcpListener::bind("127.0.0.1:0"));
+        let listener = listening.await.expect("no panic").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (weather, forecast) = watch::channel(Weather::Fair);
-        let accepting = tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 if *forecast.borrow() != Weather::Cut {
@@ -40,7 +45,7 @@ impl Proxy {
                 }
             }
         });
-        Proxy { address, weather, accepting }
+        Proxy { address, weather, runtime: Some(runtime) }
     }
 
     /// Where to connect instead of the target.
@@ -56,8 +61,8 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.weather.send_replace(Weather::Cut);
-        self.accepting.abort();
+        // It must not be waited for in a runtime.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 
