@@ -63,11 +63,19 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Reads with a session of the pool. One that did not answer in time is thrown away, not given back.
 async fn with_session<T>(
     pool: &Pool,
-    read: impl AsyncFnOnce(&Client) -> Result<T, queue::Error>,
+    read: impl AsyncFnOnce(&mut Client) -> Result<T, queue::Error>,
 ) -> Result<T, Failure> {
-    let client = pool.get().await.map_err(queue::Error::from)?;
-    match tokio::time::timeout(READ_TIMEOUT, read(&client)).await {
-        Ok(result) => Ok(result?),
+    Ok(in_session(pool, read).await?.0)
+}
+
+/// As [`with_session`], and gives the session too.
+async fn in_session<T>(
+    pool: &Pool,
+    read: impl AsyncFnOnce(&mut Client) -> Result<T, queue::Error>,
+) -> Result<(T, Pooled), Failure> {
+    let mut client = pool.get().await.map_err(queue::Error::from)?;
+    match tokio::time::timeout(READ_TIMEOUT, read(&mut client)).await {
+        Ok(result) => Ok((result?, client)),
         Err(_) => {
             drop(Pooled::take(client));
             Err(Failure::TimedOut)
@@ -90,9 +98,14 @@ async fn failed(what: &str, error: &Failure) {
 }
 
 pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds: Bounds) -> Fetched {
-    let read = async |client: &Client| queue::read_backlog(client, trigger_id, source_id, bounds).await;
-    match with_session(&pool, read).await {
-        Ok(backlog) => Fetched::Backlog { trigger_id, backlog },
+    let read = async |client: &mut Client| queue::read_backlog(client, trigger_id, source_id, bounds).await;
+    match in_session(&pool, read).await {
+        Ok((backlog, session)) => {
+            if backlog.session_is_busy {
+                drop(Pooled::take(session));
+            }
+            Fetched::Backlog { trigger_id, backlog }
+        }
         Err(error) => {
             failed("the event log", &error).await;
             Fetched::BacklogFailed { trigger_id }
@@ -101,7 +114,7 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
 }
 
 pub(super) async fn news(pool: Pool, asked: Vec<Stretch>) -> Fetched {
-    let read = async |client: &Client| queue::triggers_with_events(client, &asked).await;
+    let read = async |client: &mut Client| queue::triggers_with_events(&*client, &asked).await;
     let found = match with_session(&pool, read).await {
         Ok(found) => Some(found),
         Err(error) => {
@@ -119,8 +132,8 @@ pub(super) async fn due(
     lanes: LaneSet,
     now: Timestamp,
 ) -> Fetched {
-    let read = async |client: &Client| {
-        let events = queue::due(client, &room, now, &in_hand, lanes).await?;
+    let read = async |client: &mut Client| {
+        let events = queue::due(&*client, &room, now, &in_hand, lanes).await?;
         // Not counting what was just fetched, and not for triggers whose room it filled.
         let mut held = in_hand.clone();
         held.extend(events.iter().map(|deferred| deferred.logged.id()));
@@ -133,7 +146,7 @@ pub(super) async fn due(
         }
         let is_open = |room: &&DueRoom| fetched.get(&room.trigger_id).copied().unwrap_or(0) < room.due;
         let open: Vec<Uuid> = room.iter().filter(is_open).map(|room| room.trigger_id).collect();
-        let next = queue::next_due(client, &open, &held, lanes).await?;
+        let next = queue::next_due(&*client, &open, &held, lanes).await?;
         Ok((events, next))
     };
     match with_session(&pool, read).await {
@@ -147,7 +160,7 @@ pub(super) async fn due(
 
 /// Loads the triggers; those not in `known` with their places in these lanes.
 pub(super) async fn catalogue(pool: Pool, known: HashSet<Uuid>, lanes: LaneSet) -> Fetched {
-    match with_session(&pool, async |client: &Client| load(client, &known, lanes).await).await {
+    match with_session(&pool, async |client: &mut Client| load(client, &known, lanes).await).await {
         Ok(loaded) => Fetched::Catalogue(loaded),
         Err(error) => {
             failed("the triggers", &error).await;
@@ -180,7 +193,7 @@ async fn load(client: &Client, known: &HashSet<Uuid>, lanes: LaneSet) -> Result<
 }
 
 pub(super) async fn heads(pool: Pool) -> Fetched {
-    match with_session(&pool, async |client: &Client| queue::heads(client).await).await {
+    match with_session(&pool, async |client: &mut Client| queue::heads(&*client).await).await {
         Ok(heads) => Fetched::Heads(heads),
         Err(error) => {
             failed("the event log's end", &error).await;
@@ -191,7 +204,7 @@ pub(super) async fn heads(pool: Pool) -> Fetched {
 
 pub(super) async fn tell_down(pool: Pool, node: Uuid, down: Vec<EndpointDown>) -> Fetched {
     let told =
-        with_session(&pool, async |client: &Client| queue::write_endpoints_down(client, node, &down).await).await;
+        with_session(&pool, async |client: &mut Client| queue::write_endpoints_down(&*client, node, &down).await).await;
     if let Err(error) = &told {
         warn!("walhook.endpoints does not say which endpoints are down: {error}; trying again");
         tokio::time::sleep(FAILURE_PAUSE).await;

@@ -417,7 +417,7 @@ mod tests {
         for (head, seqs, taken) in [(100, [90, 95], 1), (200, [150, 160], 2)] {
             assert!(queue.wants_read(head).is_some());
             let events = seqs.map(logged).into();
-            queue.read(Backlog { events, complete: true });
+            queue.read(Backlog { events, complete: true, ..Backlog::default() });
             assert_eq!(queue.rows.len(), taken, "{head}");
             queue.missed(head);
         }
@@ -440,7 +440,8 @@ mod tests {
         assert!(queue.wants_read(15).is_some());
         offer(&mut queue, 16..=17);
         queue.dealt_with.insert(16);
-        queue.read(Backlog { events: vec![logged(14), logged(15)], complete: true });
+        let events = vec![logged(14), logged(15)];
+        queue.read(Backlog { events, complete: true, ..Backlog::default() });
         assert_eq!((queue.rows.len(), queue.taken_to), (4, 17), "15 and 17");
         assert!(queue.dealt_with.is_empty());
     }

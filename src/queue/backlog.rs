@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use futures_util::TryStreamExt;
 use serde_json::Value;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, GenericClient};
 use uuid::Uuid;
 
 use super::row::{LastSubject, logged};
@@ -27,8 +27,6 @@ pub struct Bounds {
 }
 
 const READ: &str = include_str!("../../sql/backlog_read.sql");
-/// The last of its columns.
-const FOUND: usize = 20;
 
 /// Events that were read back.
 #[derive(Debug, Default)]
@@ -37,30 +35,102 @@ pub struct Backlog {
     pub events: Vec<Logged>,
     /// Whether there are no more within the stretch that was asked for.
     pub complete: bool,
+    /// Much more than the bound of bytes is still on its way: the session is to be closed, not waited for.
+    pub session_is_busy: bool,
 }
 
-/// A trigger's next events.
+/// A trigger's next events, by a transaction of their own.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
 pub async fn read_backlog(
-    client: &impl GenericClient,
+    client: &mut Client,
     trigger_id: Uuid,
     source_id: i16,
     bounds: Bounds,
 ) -> Result<Backlog, Error> {
-    let Bounds { after, up_to, rows, bytes, floor } = bounds;
+    let Bounds { after, up_to, rows, floor, .. } = bounds;
     let floor = floor.as_slice();
-    let parameters: [&(dyn ToSql + Sync); 7] = [&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor];
-    // Row by row, so that they are not in memory twice.
-    let mut read = std::pin::pin!(client.query_raw(READ, parameters).await?);
-    let (mut events, mut found, mut last_subject) = (Vec::new(), 0, LastSubject::default());
-    while let Some(row) = read.try_next().await? {
-        found = row.get(FOUND);
-        events.push(logged(&row, (source_id, row.get(0)), trigger_id, 1, &mut last_subject)?);
+    let transaction = client.build_transaction().read_only(true).start().await?;
+    let statement = transaction.prepare(READ).await?;
+    let parameters: [&(dyn ToSql + Sync); 6] = [&trigger_id, &source_id, &after, &up_to, &rows, &floor];
+    let portal = transaction.bind(&statement, &parameters).await?;
+    let mut backlog = Backlog::default();
+    let (mut portions, mut last_subject) = (Portions::new(bounds), LastSubject::default());
+    while let Some(portion) = portions.next() {
+        let mut read = std::pin::pin!(transaction.query_portal_raw(&portal, portion).await?);
+        // Row by row, so that they are not in memory twice.
+        while let Some(row) = read.try_next().await? {
+            if !portions.are_open() {
+                if portions.is_too_much(row.raw_size_bytes()) {
+                    backlog.session_is_busy = true;
+                    return Ok(backlog);
+                }
+                continue;
+            }
+            let logged = logged(&row, (source_id, row.get(0)), trigger_id, 1, &mut last_subject)?;
+            portions.took(logged.event.size());
+            backlog.events.push(logged);
+        }
+        // A portion that is full ends without saying how many rows there were.
+        if read.rows_affected().is_some() {
+            backlog.complete = portions.are_open();
+            break;
+        }
     }
-    let complete = found < rows && events.len() as i64 == found;
-    Ok(Backlog { events, complete })
+    transaction.commit().await?;
+    Ok(backlog)
+}
+
+/// How a read goes on towards its bounds: by rows like those before, so that little comes in vain.
+#[derive(Debug)]
+struct Portions {
+    rows_left: i64,
+    bytes_left: i64,
+    rows: i64,
+    bytes: i64,
+    in_vain_left: i64,
+}
+
+const FIRST_PORTION: i64 = 16;
+/// Rows may get larger from one to the next: a portion is so many times what came before it at most.
+const GROWTH: i64 = 8;
+
+impl Portions {
+    fn new(bounds: Bounds) -> Portions {
+        let Bounds { rows, bytes, .. } = bounds;
+        Portions { rows_left: rows, bytes_left: bytes.max(1), rows: 0, bytes: 0, in_vain_left: bytes }
+    }
+
+    /// Whether one more event is to be taken.
+    fn are_open(&self) -> bool {
+        self.rows_left > 0 && self.bytes_left > 0
+    }
+
+    /// How many rows to ask for; none where there were enough.
+    fn next(&self) -> Option<i32> {
+        if !self.are_open() {
+            return None;
+        }
+        let most = if self.rows == 0 { FIRST_PORTION } else { self.rows.saturating_mul(GROWTH) };
+        let usual_size = (self.bytes / self.rows.max(1)).max(1);
+        let portion = (self.bytes_left / usual_size).saturating_add(1).min(most).min(self.rows_left);
+        Some(i32::try_from(portion).unwrap_or(i32::MAX))
+    }
+
+    fn took(&mut self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.rows_left -= 1;
+        self.rows += 1;
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether what came beyond the bounds, with so much more, costs more than a new session.
+    fn is_too_much(&mut self, bytes: usize) -> bool {
+        self.in_vain_left = self.in_vain_left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.in_vain_left < 0
+    }
 }
 
 /// A stretch of a trigger's log.
@@ -104,9 +174,8 @@ pub async fn explain_backlog(
     bounds: Bounds,
 ) -> Result<Value, Error> {
     let sql = format!("explain (analyze, buffers, format json) {READ}");
-    let Bounds { after, up_to, rows, bytes, floor } = bounds;
-    let row =
-        client.query_one(&sql, &[&trigger_id, &source_id, &after, &up_to, &rows, &bytes, &floor.as_slice()]).await?;
+    let Bounds { after, up_to, rows, floor, .. } = bounds;
+    let row = client.query_one(&sql, &[&trigger_id, &source_id, &after, &up_to, &rows, &floor.as_slice()]).await?;
     Ok(row.get(0))
 }
 
@@ -136,4 +205,45 @@ pub async fn dealt_with_after(
 pub async fn heads(client: &impl GenericClient) -> Result<Vec<(i16, i64)>, Error> {
     let rows = client.query(include_str!("../../sql/log_head.sql"), &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The portions that are asked for where each row has this size.
+    fn portions(rows: i64, bytes: i64, size: usize) -> Vec<i32> {
+        let mut portions = Portions::new(Bounds { after: 0, up_to: i64::MAX, rows, bytes, floor: [0; 16] });
+        let mut asked = Vec::new();
+        while let Some(portion) = portions.next() {
+            asked.push(portion);
+            for _ in 0..portion {
+                if portions.are_open() {
+                    portions.took(size);
+                }
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn portions_grow_to_what_the_bounds_allow() {
+        assert_eq!(portions(1000, 1_000_000, 100), [16, 128, 856]);
+        assert_eq!(portions(1, 1_000_000, 100), [1]);
+        assert_eq!(portions(1000, 10_000, 100), [16, 85]);
+        assert_eq!(portions(1000, 10_000, 0), [16, 128, 856]);
+    }
+
+    #[test]
+    fn a_row_larger_than_the_bound_is_taken_alone() {
+        assert_eq!(portions(1000, 10_000, 20_000), [16]);
+        assert_eq!(portions(1000, 0, 20_000), [2]);
+    }
+
+    #[test]
+    fn what_comes_in_vain_is_bounded_by_the_bytes_that_were_wanted() {
+        let mut portions = Portions::new(Bounds { after: 0, up_to: 9, rows: 9, bytes: 100, floor: [0; 16] });
+        assert!(!portions.is_too_much(60));
+        assert!(portions.is_too_much(60));
+    }
 }

@@ -90,7 +90,7 @@ impl Dispatcher {
             let Some(queue) = self.triggers.get_mut(trigger_id) else { continue };
             match found.map(|found| found.contains(trigger_id)) {
                 Some(true) => queue.has_news(),
-                Some(false) => queue.read(Backlog { events: Vec::new(), complete: true }),
+                Some(false) => queue.read(Backlog { complete: true, ..Backlog::default() }),
                 None => queue.read_failed(),
             }
             if queue.can_send() {
