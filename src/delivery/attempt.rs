@@ -49,46 +49,64 @@ pub(super) enum EndedRequest {
     Batch(Terms, batch::Ended),
 }
 
-/// Makes the request for an event.
-pub(super) async fn attempt(
-    client: &Client,
+/// Makes the request for an event, and reports it. There are as many of these futures as requests under way, and each
+/// is moved when it is started: it is a block, since an `async fn` holds its arguments twice.
+pub(super) fn attempt(
+    client: Arc<Client>,
     endpoint: Arc<Endpoint>,
     gone: Gone,
     mut ready: Ready,
-    permit: &Permit,
-) -> Ended {
-    let size = ready.bytes();
-    let logged = &mut ready.logged;
-    let (body, remarks) = (payload::body(&endpoint, &logged.event, ready.number), remarks::headers(logged));
-    // The body has the rows now; the request may take long.
-    (logged.event.old, logged.event.new) = (None, None);
-    let sending = client.send(&endpoint, body, remarks, permit, HEAD_BYTES);
-    let (request, outcome, _) = exchange(client.clock(), &endpoint, &gone, sending).await;
-    Ended { ready, request, outcome, size }
+    permit: Permit,
+    report: impl FnOnce(Ended) + Send,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let size = ready.bytes();
+        let (body, remarks) =
+            (payload::body(&endpoint, &ready.logged.event, ready.number), remarks::headers(&ready.logged));
+        // The body has the rows now; the request may take long.
+        (ready.logged.event.old, ready.logged.event.new) = (None, None);
+        let underway = Underway::begin(client.clock());
+        let sent = client.send(&endpoint, body, remarks, &permit, HEAD_BYTES).await;
+        let (request, outcome, _) = underway.end(client.clock(), endpoint, &gone, sent);
+        report(Ended { ready, request, outcome, size });
+    }
 }
 
-/// Times the sending of what is ready to be sent, and notes what follows from it whatever was sent.
-pub(super) async fn exchange(
-    clock: &ServerClock,
-    endpoint: &Arc<Endpoint>,
-    gone: &Gone,
-    sending: impl Future<Output = Result<(Outcome, Body), Withdrawn>>,
-) -> (Request, Outcome, Body) {
-    let (started_at, started) = (clock.earliest(), Instant::now());
-    let sent = sending.await;
-    let withdrawn = sent.is_err();
-    let (outcome, answer) = sent.unwrap_or_else(|_| (unsent(), Body::default()));
-    let request = Request {
-        endpoint: Arc::clone(endpoint),
-        started,
-        started_at,
-        ended_at: clock.latest(),
-        duration_micros: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
-        // What was not sent says nothing of the endpoint.
-        was_gone: !withdrawn && gone.note(&outcome),
-        withdrawn,
-    };
-    (request, outcome, answer)
+/// The sending of what is ready to be sent, timed.
+pub(super) struct Underway {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl Underway {
+    /// It is sent now.
+    pub(super) fn begin(clock: &ServerClock) -> Underway {
+        Underway { started_at: clock.earliest(), started: Instant::now() }
+    }
+
+    /// What follows from how it ended, whatever was sent.
+    pub(super) fn end(
+        self,
+        clock: &ServerClock,
+        endpoint: Arc<Endpoint>,
+        gone: &Gone,
+        sent: Result<(Outcome, Body), Withdrawn>,
+    ) -> (Request, Outcome, Body) {
+        let Underway { started, started_at } = self;
+        let withdrawn = sent.is_err();
+        let (outcome, answer) = sent.unwrap_or_else(|_| (unsent(), Body::default()));
+        let request = Request {
+            endpoint,
+            started,
+            started_at,
+            ended_at: clock.latest(),
+            duration_micros: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            // What was not sent says nothing of the endpoint.
+            was_gone: !withdrawn && gone.note(&outcome),
+            withdrawn,
+        };
+        (request, outcome, answer)
+    }
 }
 
 /// In place of an outcome where there was no request.
@@ -144,30 +162,31 @@ mod tests {
         Outcome::Answered(Response { status, ..Response::default() })
     }
 
-    async fn request(endpoint: Endpoint, gone: &Gone, passes: bool, status: u16) -> (Request, Outcome) {
-        let sending = std::future::ready(if passes { Ok((answered(status), Body::default())) } else { Err(Withdrawn) });
-        let (request, outcome, _) = exchange(&ServerClock::default(), &Arc::new(endpoint), gone, sending).await;
+    fn request(endpoint: Endpoint, gone: &Gone, passes: bool, status: u16) -> (Request, Outcome) {
+        let sent = if passes { Ok((answered(status), Body::default())) } else { Err(Withdrawn) };
+        let clock = ServerClock::default();
+        let (request, outcome, _) = Underway::begin(&clock).end(&clock, Arc::new(endpoint), gone, sent);
         (request, outcome)
     }
 
-    #[tokio::test]
-    async fn what_was_not_sent_neither_says_that_the_endpoint_is_gone_nor_that_it_is_there() {
+    #[test]
+    fn what_was_not_sent_neither_says_that_the_endpoint_is_gone_nor_that_it_is_there() {
         let gone = Gone::default();
         for (passes, status, was_gone) in
             [(false, 410, false), (true, 410, false), (false, 204, false), (true, 410, true), (true, 204, true)]
         {
-            let (request, outcome) = request(Endpoint::example(), &gone, passes, status).await;
+            let (request, outcome) = request(Endpoint::example(), &gone, passes, status);
             assert_eq!((request.withdrawn, request.was_gone), (!passes, was_gone), "{status}");
             assert_eq!(outcome == answered(status), passes);
         }
     }
 
     /// Also where its endpoint is down: then its attempts do not count, and its age does.
-    #[tokio::test]
-    async fn a_scheduled_events_age_is_counted_from_its_time() {
+    #[test]
+    fn a_scheduled_events_age_is_counted_from_its_time() {
         let retry_conf = RetryConf { num_retries: 9, max_age_sec: Some(60), ..RetryConf::default() };
         let endpoint = Endpoint { retry_conf, ..Endpoint::example() };
-        let (request, outcome) = request(endpoint, &Gone::default(), true, 503).await;
+        let (request, outcome) = request(endpoint, &Gone::default(), true, 503);
         let ago = |seconds: i64| Timestamp(request.ended_at.0 - seconds * 1_000_000);
         for (deliver_at, counts, is_dead) in [
             (Some(ago(5)), true, false),

@@ -101,36 +101,43 @@ impl Client {
         }
     }
 
-    async fn exchange(
+    /// What is waited for holds no more than it needs, as there is one of it for each request under way.
+    fn exchange(
         &self,
         endpoint: &Endpoint,
         body: Letter,
         remarks: HeaderMap,
         kept: usize,
-    ) -> Result<(Outcome, Body), Withdrawn> {
-        let mut request = Request::new(body);
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = endpoint.url.clone();
-        *request.headers_mut() = endpoint.headers.clone();
-        request.headers_mut().extend(remarks);
+    ) -> impl Future<Output = Result<(Outcome, Body), Withdrawn>> + Send {
         let timeout = endpoint.timeout();
-        let exchange = async {
-            let response = match self.pooled.request(request).await {
-                Ok(response) => response,
-                Err(error) if was_withdrawn(&error) => return Err(Withdrawn),
-                Err(error) => return Ok(Err(failure(&error))),
+        let asked = self.pooled.request(request(endpoint, body, remarks));
+        async move {
+            let answered = async {
+                match asked.await {
+                    Ok(response) => Ok(read_answer(response, kept, &self.clock).await),
+                    Err(error) if was_withdrawn(&error) => Err(Withdrawn),
+                    Err(error) => Ok(Err(failure(&error))),
+                }
             };
-            Ok(read_answer(response, kept, &self.clock).await)
-        };
-        let ended = tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
-            let text = format!("no answer within {} s", timeout.as_secs());
-            Ok(Err(Failure { kind: FailureKind::Timeout, text }))
-        });
-        Ok(match ended? {
-            Ok((response, body)) => (Outcome::Answered(response), body),
-            Err(failure) => (Outcome::Failed(failure), Body::default()),
-        })
+            let ended = tokio::time::timeout(timeout, answered).await.unwrap_or_else(|_| {
+                let text = format!("no answer within {} s", timeout.as_secs());
+                Ok(Err(Failure { kind: FailureKind::Timeout, text }))
+            });
+            Ok(match ended? {
+                Ok((response, body)) => (Outcome::Answered(response), body),
+                Err(failure) => (Outcome::Failed(failure), Body::default()),
+            })
+        }
     }
+}
+
+fn request(endpoint: &Endpoint, body: Letter, remarks: HeaderMap) -> Request<Letter> {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = endpoint.url.clone();
+    *request.headers_mut() = endpoint.headers.clone();
+    request.headers_mut().extend(remarks);
+    request
 }
 
 /// Whether the request's own body refused to be sent.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{EventBatch, Next, Refused, Settlement, settle};
-use crate::delivery::attempt::{Request, exchange};
+use crate::delivery::attempt::{Request, Underway};
 use crate::delivery::gate::Permit;
 use crate::delivery::http::MAX_ANSWER_BYTES;
 use crate::delivery::pause::Gone;
@@ -69,8 +69,9 @@ pub(in crate::delivery) async fn send(
 ) -> Ended {
     let headers = HeaderMap::from_iter([(COUNT, HeaderValue::from(batch.len()))]);
     let body = body(&endpoint, &batch.events);
-    let sending = client.send(&endpoint, body, headers, permit, MAX_ANSWER_BYTES);
-    let (request, outcome, answer) = exchange(client.clock(), &endpoint, &gone, sending).await;
+    let underway = Underway::begin(client.clock());
+    let sent = client.send(&endpoint, body, headers, permit, MAX_ANSWER_BYTES).await;
+    let (request, outcome, answer) = underway.end(client.clock(), endpoint, &gone, sent);
     let refused = Refused::read(&outcome, &answer, batch.ids());
     Ended { batch, request, outcome, refused }
 }

@@ -43,11 +43,9 @@ impl Dispatcher {
                 let lane = ready.logged.event.lane;
                 let term = self.lanes.terms().of(lane);
                 let permit = self.gate.permit(lane, term);
-                tokio::spawn(async move {
-                    // Nobody listens after a stop that ran out of time; then the event is sent again.
-                    let request = attempt(&client, endpoint, gone, ready, &permit).await;
-                    drop(ended.send(EndedRequest::Single(term, request)));
-                });
+                // Nobody listens after a stop that ran out of time; then the event is sent again.
+                let report = move |request| drop(ended.send(EndedRequest::Single(term, request)));
+                tokio::spawn(attempt(client, endpoint, gone, ready, permit, report));
                 if is_probe {
                     break;
                 }
