@@ -40,7 +40,7 @@ use crate::queue::{Batch, FeedItem, FeedReceiver};
 
 /// Between two recordings, unless there is much to record: nobody waits for the record of an accepted event, and each
 /// one is a commit on a server that the application shares.
-const BETWEEN_RECORDINGS: Duration = Duration::from_millis(20);
+const BETWEEN_RECORDINGS: Duration = Duration::from_millis(50);
 const MUCH_TO_RECORD: usize = 512;
 /// Ended requests that are looked at together, at most.
 const ENDED_AT_ONCE: usize = 256;
