@@ -1,3 +1,6 @@
--- Purpose: every definition that a source's catalogue had so far, for a slot that starts behind them.
--- Caller: queue::catalogue::versions. Locks: none. Index: none (the catalogue is small).
-select trigger_id, version, watch::text, definition::text from walhook.trigger_version where source_id = $1
+-- Purpose: the definitions of a source's catalogue that a slot is not shown which starts at $2 in the WAL of $3. What
+--          was made there or after is shown. Positions of another cluster, of which this one was restored, mean nothing.
+-- Caller: queue::catalogue::versions_before. Locks: none. Index: none (the catalogue is small).
+select trigger_id, version, watch::text, definition::text
+from walhook.trigger_version
+where source_id = $1 and (made_lsn >= $2 and system_identifier = $3) is not true

@@ -108,6 +108,34 @@ async fn what_waits_for_a_deleted_trigger_goes_with_it() {
     wait_for_count(&queue, "select count(*) from walhook.cursor", 0).await;
 }
 
+/// The slot stands where the old queue left it, behind a replacement: each change counts as what was defined then.
+#[tokio::test]
+async fn a_new_queue_begins_with_the_definitions_of_the_place_where_its_slot_stands() {
+    let mut scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({"update": null, "delete": null})).await;
+    scene.execute("insert into items (name) values ('first')").await;
+    scene.arrivals("/t", 1).await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
+    scene.execute("insert into items (name) values ('inserts are watched')").await;
+    scene.walhook = Start::serve(&scene.database).with(&["--only", "api"]).spawn();
+    scene.walhook.wait_until_ready().await;
+    scene.create("t", "items", "/t", json!({"insert": null, "delete": null, "replace": true})).await;
+    scene.create("u", "items", "/u", json!({})).await;
+    scene
+        .execute("insert into items (name) values ('not by t'); update items set name = 'updates are' where id = 1")
+        .await;
+    assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
+    let queue = TestDatabase::create().await;
+    scene.walhook = Start::serve(&scene.database).with(&["--queue-url", queue.url()]).ready().await;
+    scene.arrivals("/t", 3).await;
+    scene.arrivals("/u", 2).await;
+    let log = "select string_agg(concat_ws(' ', trigger, operation, new::json ->> 'name'), ', ' order by operation, trigger)
+               from walhook.events";
+    let logged: String = queue.connect().await.query_one(log, &[]).await.expect("the log").get(0);
+    let expected = "t INSERT inserts are watched, u INSERT not by t, t UPDATE updates are, u UPDATE updates are";
+    assert_eq!(logged, expected);
+}
+
 /// What the API could not tell the queue, capture tells it, in the order of the WAL.
 #[tokio::test]
 async fn a_catalogue_that_changed_while_nobody_looked_reaches_the_queue_through_the_wal() {

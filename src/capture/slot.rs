@@ -200,11 +200,12 @@ impl Start<'_> {
         Ok(Lsn(row.get::<_, PgLsn>(0).into()))
     }
 
-    /// In one transaction of the queue: where it starts, every definition made so far, and that the gap is accepted.
+    /// In one transaction of the queue: where it starts, every definition made before, and that the gap is accepted.
     /// Behind a gap `last_seq` is the log's end before it.
     async fn register(&self, start: Lsn, last_seq: Option<i64>) -> Result<i16, Error> {
-        // The slot may start behind definitions that it does not show.
-        let versions = queue::versions_so_far(&*self.sessions.source, self.catalogue_id, start).await?;
+        // The slot may start behind definitions that it does not show, and ahead of others that it will.
+        let (source, wal) = (&*self.sessions.source, &self.facts.system_identifier);
+        let versions = queue::versions_before(source, self.catalogue_id, start, wal).await?;
         let catalogue = queue::read_catalogue(&*self.sessions.source, self.catalogue_id, None).await?;
         let queue = &self.sessions.queue;
         queue.batch_execute("begin").await?;

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0021_lowest_cursor", include_str!("../../sql/migrations/0021_lowest_cursor.sql")),
     ("0022_resumed", include_str!("../../sql/migrations/0022_resumed.sql")),
     ("0023_redeliver", include_str!("../../sql/migrations/0023_redeliver.sql")),
+    ("0024_version_position", include_str!("../../sql/migrations/0024_version_position.sql")),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that

@@ -143,17 +143,19 @@ pub async fn activate(queue: &impl GenericClient, source_id: i16, activations: &
     adopt(queue, source_id, &versions).await
 }
 
-/// Every definition that a source's catalogue had so far, as activations at `start`: a slot that starts there does not
-/// show the ones before.
+/// The definitions of a source's catalogue that a slot is not shown which starts at `start` in the WAL of this cluster,
+/// as activations there.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn versions_so_far(
+pub async fn versions_before(
     source: &impl GenericClient,
     catalogue_id: i16,
     start: Lsn,
+    system_identifier: &str,
 ) -> Result<Vec<Activation>, Error> {
-    let rows = source.query(include_str!("../../sql/trigger_version_list.sql"), &[&catalogue_id]).await?;
+    let sql = include_str!("../../sql/trigger_version_list.sql");
+    let rows = source.query(sql, &[&catalogue_id, &pg_lsn(start), &system_identifier]).await?;
     let read = |row: &tokio_postgres::Row| Activation {
         trigger_id: row.get(0),
         version: row.get(1),

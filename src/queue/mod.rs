@@ -30,7 +30,7 @@ pub use backfill::{Advanced, Backfill, advanced, end_backfill, next_backfill, st
 pub use backlog::{
     Backlog, Bounds, Stretch, dealt_with_after, explain_backlog, heads, read_backlog, triggers_with_events,
 };
-pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_so_far};
+pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_before};
 pub use clock::server_time;
 pub use cursor::{CursorMove, Floor, read_cursors, write_cursors};
 pub use deferred::{Deferred, DueRoom, due, held_rows, next_due};
