@@ -1,5 +1,6 @@
 -- Purpose: the definitions of a source's catalogue that a slot is not shown which starts at $2 in the WAL of $3. What
---          was made there or after is shown. Positions of another cluster, of which this one was restored, mean nothing.
+--          was made there or after is shown. Positions of another cluster, which this one was restored from, mean
+--          nothing.
 -- Caller: queue::catalogue::versions_before. Locks: none. Index: none (the catalogue is small).
 select trigger_id, version, watch::text, definition::text
 from walhook.trigger_version
