@@ -1,5 +1,5 @@
 -- Purpose: a trigger's next events after a place in the log. It is read in portions and in one pass: the reader ends it
---          where it has enough bytes. To find that place here first took half as many pages again and more.
+--          where it has enough bytes. To find that place here first took twice as many pages.
 --          What is for a later time comes by way of `deferred`. Of each lane only what is after its place ($6): other
 --          nodes' lanes, and what is done already, are passed over.
 -- Caller: queue::backlog::read_backlog. Locks: none. Index: event_trigger, merged over the partitions.

@@ -61,6 +61,8 @@ fn main() -> ExitCode {
             Command::BenchReceiver(args) => bench::receive(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
+    // A name that is being looked up is not waited for.
+    runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         eprintln!("walhook: {error:#}");
         ExitCode::FAILURE

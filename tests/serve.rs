@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use support::cluster::{TestDatabase, shared};
 use support::receiver::{Answer, Receiver, Script};
 use support::scene::{DEADLINE, Scene};
+use support::wait::eventually;
 use support::walhook::Start;
 use walhook::postgres::cluster::{Cluster, Options};
 
@@ -313,4 +314,23 @@ async fn an_address_that_is_taken_is_said_and_nothing_is_made() {
     let database = TestDatabase::create().await;
     let receiver = Receiver::start().await;
     check_refusal(Start::serve(&database).on_port(receiver.port()), 3, &["--listen"]).await;
+}
+
+/// Such as one whose process was stopped while it made the slot: its session of Postgres goes on waiting.
+#[tokio::test]
+async fn a_walhook_that_waits_for_another_one_to_set_up_says_so_and_can_be_stopped() {
+    let database = TestDatabase::create().await;
+    let other = database.connect().await;
+    other.batch_execute("select pg_advisory_lock(hashtext('walhook'), 1)").await.expect("the lock");
+    let mut walhook = Start::serve(&database).spawn();
+    let says_so = || async {
+        let log = walhook.log();
+        if log.contains("waiting for the session of Postgres with pid") { Ok(()) } else { Err(log) }
+    };
+    eventually("a word of the wait", DEADLINE, says_so).await;
+    walhook.signal("TERM");
+    assert!(walhook.wait(DEADLINE).await.success(), "{}", walhook.log());
+    let mut walhook = Start::serve(&database).spawn();
+    drop(other);
+    walhook.wait_until_ready().await;
 }

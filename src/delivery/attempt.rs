@@ -50,7 +50,8 @@ pub(super) enum EndedRequest {
 }
 
 /// Makes the request for an event, and reports it. There are as many of these futures as requests under way, and each
-/// is moved when it is started: it is a block, since an `async fn` holds its arguments twice.
+/// is moved when it is started.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
 pub(super) fn attempt(
     client: Arc<Client>,
     endpoint: Arc<Endpoint>,

@@ -60,27 +60,41 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// What takes this long is a session that is dead without saying so.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads with a session of the pool. One that did not answer in time is thrown away, not given back.
+/// A session of the pool that is closed, not given back, unless what it was lent for came to its end: whoever had it
+/// next would wait for the rest of that.
+struct Lent(Option<Pooled>);
+
+impl Lent {
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.0.take().map(Pooled::take));
+    }
+}
+
+/// Reads with a session of the pool.
 async fn with_session<T>(
     pool: &Pool,
     read: impl AsyncFnOnce(&mut Client) -> Result<T, queue::Error>,
 ) -> Result<T, Failure> {
-    Ok(in_session(pool, read).await?.0)
+    let (result, session) = in_session(pool, read).await?;
+    session.give_back();
+    Ok(result)
 }
 
 /// As [`with_session`], and gives the session too.
 async fn in_session<T>(
     pool: &Pool,
     read: impl AsyncFnOnce(&mut Client) -> Result<T, queue::Error>,
-) -> Result<(T, Pooled), Failure> {
-    let mut client = pool.get().await.map_err(queue::Error::from)?;
-    match tokio::time::timeout(READ_TIMEOUT, read(&mut client)).await {
-        Ok(result) => Ok((result?, client)),
-        Err(_) => {
-            drop(Pooled::take(client));
-            Err(Failure::TimedOut)
-        }
-    }
+) -> Result<(T, Lent), Failure> {
+    let mut session = Lent(Some(pool.get().await.map_err(queue::Error::from)?));
+    let client = session.0.as_mut().expect("it was lent a moment ago");
+    let result = tokio::time::timeout(READ_TIMEOUT, read(client)).await.map_err(|_| Failure::TimedOut)?;
+    Ok((result?, session))
 }
 
 /// Why a read failed. Each is tried again.
@@ -101,8 +115,8 @@ pub(super) async fn backlog(pool: Pool, trigger_id: Uuid, source_id: i16, bounds
     let read = async |client: &mut Client| queue::read_backlog(client, trigger_id, source_id, bounds).await;
     match in_session(&pool, read).await {
         Ok((backlog, session)) => {
-            if backlog.session_is_busy {
-                drop(Pooled::take(session));
+            if !backlog.session_is_busy {
+                session.give_back();
             }
             Fetched::Backlog { trigger_id, backlog }
         }

@@ -1,6 +1,9 @@
 //! Brings schema `walhook` to this binary's version.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
+use tracing::info;
 
 use super::{Error, Session};
 
@@ -32,6 +35,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0024_version_position", include_str!("../../sql/migrations/0024_version_position.sql")),
 ];
 
+const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(200);
+
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that
 /// start together wait for each other. Returns how many were applied.
 ///
@@ -46,12 +51,24 @@ pub async fn migrate(session: &mut Session) -> Result<usize, Error> {
     result
 }
 
-/// Keeps other nodes from setting the database up at the same time.
+/// Keeps other nodes from setting the database up at the same time, and waits while one does that.
 ///
 /// # Errors
 /// What Postgres said.
 pub async fn lock_setup(session: &Session) -> Result<(), Error> {
-    Ok(session.batch_execute(include_str!("../../sql/setup_lock.sql")).await?)
+    let mut told = false;
+    loop {
+        let row = session.query_one(include_str!("../../sql/setup_lock.sql"), &[]).await?;
+        if row.get(0) {
+            return Ok(());
+        }
+        // It may be free by now.
+        if let (Some(pid), false) = (row.get::<_, Option<i32>>(1), told) {
+            info!("waiting for the session of Postgres with pid {pid}, which sets walhook's schema or slot up");
+            told = true;
+        }
+        tokio::time::sleep(BETWEEN_LOCK_TRIES).await;
+    }
 }
 
 /// Lets the next node in.

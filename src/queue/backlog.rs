@@ -39,7 +39,8 @@ pub struct Backlog {
     pub session_is_busy: bool,
 }
 
-/// A trigger's next events, by a transaction of their own.
+/// A trigger's next events, by a transaction of their own. Where it is not waited for to its end, or fails, and where
+/// it says so ([`Backlog::session_is_busy`]), the session is to be closed.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for an event that does not read back; otherwise what Postgres said.
@@ -95,11 +96,13 @@ struct Portions {
 const FIRST_PORTION: i64 = 16;
 /// Rows may get larger from one to the next: a portion is so many times what came before it at most.
 const GROWTH: i64 = 8;
+/// So many bytes may always come in vain: a new session costs more.
+const LITTLE: i64 = 1024 * 1024;
 
 impl Portions {
     fn new(bounds: Bounds) -> Portions {
         let Bounds { rows, bytes, .. } = bounds;
-        Portions { rows_left: rows, bytes_left: bytes.max(1), rows: 0, bytes: 0, in_vain_left: bytes }
+        Portions { rows_left: rows, bytes_left: bytes.max(1), rows: 0, bytes: 0, in_vain_left: bytes.max(LITTLE) }
     }
 
     /// Whether one more event is to be taken.
@@ -162,8 +165,8 @@ pub async fn triggers_with_events(client: &impl GenericClient, stretches: &[Stre
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// What a read of a trigger's next events costs: it is done, and what Postgres says of it given (EXPLAIN with ANALYZE
-/// and BUFFERS, as JSON).
+/// What a read of a trigger's next events costs, were it not ended by its bytes: it is done, and what Postgres says of
+/// it given (EXPLAIN with ANALYZE and BUFFERS, as JSON).
 ///
 /// # Errors
 /// What Postgres said.
@@ -211,8 +214,8 @@ pub async fn heads(client: &impl GenericClient) -> Result<Vec<(i16, i64)>, Error
 mod tests {
     use super::*;
 
-    /// The portions that are asked for where each row has this size.
-    fn portions(rows: i64, bytes: i64, size: usize) -> Vec<i32> {
+    /// The portions that are asked for where each row has this size, and how many rows are taken.
+    fn portions(rows: i64, bytes: i64, size: usize) -> (Vec<i32>, i64) {
         let mut portions = Portions::new(Bounds { after: 0, up_to: i64::MAX, rows, bytes, floor: [0; 16] });
         let mut asked = Vec::new();
         while let Some(portion) = portions.next() {
@@ -223,27 +226,27 @@ mod tests {
                 }
             }
         }
-        asked
+        (asked, portions.rows)
     }
 
     #[test]
     fn portions_grow_to_what_the_bounds_allow() {
-        assert_eq!(portions(1000, 1_000_000, 100), [16, 128, 856]);
-        assert_eq!(portions(1, 1_000_000, 100), [1]);
-        assert_eq!(portions(1000, 10_000, 100), [16, 85]);
-        assert_eq!(portions(1000, 10_000, 0), [16, 128, 856]);
+        assert_eq!(portions(1000, 1_000_000, 100), (vec![16, 128, 856], 1000));
+        assert_eq!(portions(1, 1_000_000, 100), (vec![1], 1));
+        assert_eq!(portions(1000, 10_000, 100), (vec![16, 85], 100));
+        assert_eq!(portions(1000, 10_000, 0), (vec![16, 128, 856], 1000));
     }
 
     #[test]
     fn a_row_larger_than_the_bound_is_taken_alone() {
-        assert_eq!(portions(1000, 10_000, 20_000), [16]);
-        assert_eq!(portions(1000, 0, 20_000), [2]);
+        assert_eq!(portions(1000, 10_000, 20_000), (vec![16], 1));
+        assert_eq!(portions(1000, 0, 20_000), (vec![2], 1));
     }
 
     #[test]
-    fn what_comes_in_vain_is_bounded_by_the_bytes_that_were_wanted() {
+    fn what_comes_in_vain_is_bounded() {
         let mut portions = Portions::new(Bounds { after: 0, up_to: 9, rows: 9, bytes: 100, floor: [0; 16] });
-        assert!(!portions.is_too_much(60));
-        assert!(portions.is_too_much(60));
+        assert!(!portions.is_too_much(600_000));
+        assert!(portions.is_too_much(600_000));
     }
 }

@@ -38,6 +38,7 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(60);
 const CONNECTION_PAUSE: Duration = Duration::from_secs(2);
 /// Beside the grace time of requests, for recording them and for closing connections.
 const CLOSING: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Why the service stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +165,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     // Only now: until here others must not take this node for dead.
     ended.cancel();
     if let Some(membership) = membership {
-        drop(membership.await);
+        // Where the queue's server is silent, others find out by themselves.
+        drop(tokio::time::timeout(FAREWELL, membership).await);
     }
     result
 }
@@ -200,10 +202,11 @@ async fn listen(config: &Config) -> Result<TcpListener, Error> {
 async fn set_up_queue(config: &Config, stop: &CancellationToken) -> Result<bool, Error> {
     let started = Instant::now();
     loop {
-        let error = match set_up_queue_once(config).await {
-            Ok(()) => return Ok(true),
-            Err(error) => error,
+        let result = tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            result = set_up_queue_once(config) => result,
         };
+        let Err(error) = result else { return Ok(true) };
         if error.is_permanent() || started.elapsed() > FIRST_CONNECTION {
             return Err(error);
         }
@@ -361,22 +364,17 @@ impl Tasks {
             }
         }
         let rest = async {
-            let mut first = Ok(());
             while let Some(ended) = self.running.join_next().await {
                 let ended = ended_result(ended);
-                if first.is_ok() {
-                    first = ended;
+                if result.is_ok() {
+                    result = ended;
                 }
             }
-            first
         };
-        match tokio::time::timeout(grace + CLOSING, rest).await {
-            Ok(ended) => result.and(ended),
-            Err(_) => {
-                warn!("not everything ended in time; what was under way will be sent again after the next start");
-                result
-            }
+        if tokio::time::timeout(grace + CLOSING, rest).await.is_err() {
+            warn!("not everything ended in time; what was under way will be sent again after the next start");
         }
+        result
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) async fn run(sources: Vec<Supervisor>, stop: CancellationToken) -> Re
     }
     loop {
         let (number, report) = tokio::select! {
+            // A report first: its task may have ended with it.
+            biased;
             Some(report) = reported.recv() => report,
             ended = tasks.join_next() => match ended {
                 Some(Ok(())) => continue,

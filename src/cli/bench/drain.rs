@@ -21,7 +21,6 @@ const NEAR: u64 = 10_000;
 const FURTHER: u64 = 10;
 /// What delivery asks for when a trigger has all of its room.
 const READ_ROWS: u64 = 4_000;
-const READ_BYTES: i64 = 4 * 1024 * 1024;
 /// Reads at each place, by turns.
 const READS: usize = 9;
 
@@ -116,7 +115,7 @@ impl Reads {
             for place in &mut self.0 {
                 let after = last - i64::try_from(place.behind)?;
                 let floor = [after; LANES as usize];
-                let bounds = Bounds { after, up_to: last, rows, bytes: READ_BYTES, floor };
+                let bounds = Bounds { after, up_to: last, rows, bytes: i64::MAX, floor };
                 let told = queue::explain_backlog(&**session, trigger_id, source_id, bounds).await?;
                 let count = |name: &str| told[0]["Plan"][name].as_f64().unwrap_or_default();
                 place.pages.push(count("Shared Hit Blocks") + count("Shared Read Blocks"));
