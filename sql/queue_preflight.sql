@@ -6,5 +6,6 @@ select current_setting('server_version_num')::int as version,
        has_database_privilege(current_database(), 'CREATE') as may_create,
        to_regnamespace('walhook') is null
            or has_schema_privilege('walhook', 'USAGE, CREATE') as may_use_schema,
+       current_setting('server_encoding') as encoding,
        current_database()::text as database,
        current_user::text as role

@@ -265,8 +265,8 @@ async fn what_keeps_a_trigger_from_working_is_said_in_the_queues_database() {
 
 #[tokio::test]
 async fn everything_missing_in_both_databases_is_said_at_once() {
-    let (source, queue, receiver) =
-        (TestDatabase::create().await, TestDatabase::create().await, Receiver::start().await);
+    let queue = TestDatabase::create_with("encoding 'LATIN1' locale 'C' template template0").await;
+    let (source, receiver) = (TestDatabase::create().await, Receiver::start().await);
     let role = format!("weak_{}", source.name());
     source.execute(&format!("create role {role} login password 'secret'")).await;
     let as_role = |database: &TestDatabase| {
@@ -284,6 +284,7 @@ async fn everything_missing_in_both_databases_is_said_at_once() {
         format!("ALTER ROLE \"{role}\" REPLICATION;"),
         format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\";", source.name()),
         format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\";", queue.name()),
+        "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;".to_owned(),
     ] {
         assert!(log.contains(&statement), "{statement} is not in:\n{log}");
     }

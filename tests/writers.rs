@@ -149,6 +149,28 @@ async fn what_writers_say_is_utf8_whatever_the_databases_encoding_is() {
     }
 }
 
+/// Whoever writes messages by hand can write any character, and what cannot be stored would stop capture.
+#[tokio::test]
+async fn what_writers_say_in_characters_that_the_database_has_not_arrives_all_the_same() {
+    let database = TestDatabase::create_with("encoding 'LATIN1' locale 'C' template template0").await;
+    let scene = Scene::in_database(database, "create table items (name text)", |start| start).await;
+    scene.create("rows", "items", "/rows", json!({})).await;
+    create_for_type(&scene, "fee", "gebühr", "/fee", json!({})).await;
+    let said = [json!({"context": {"price": "5 €"}}), json!({"event": {"type": "gebühr", "data": ["€", "\u{1f600}"]}})];
+    for content in said.map(|content| content.to_string()) {
+        let bytes: String = content.bytes().map(|byte| format!("{byte:02x}")).collect();
+        scene
+            .execute(&format!(
+                "begin; select pg_logical_emit_message(true, 'walhook', '\\x{bytes}'::bytea);
+                 insert into items values ('ö'); commit"
+            ))
+            .await;
+    }
+    let rows = scene.arrivals("/rows", 2).await;
+    assert_eq!(rows[0].json()["event"]["session_variables"], json!({"price": "5 €"}));
+    assert_eq!(scene.arrivals("/fee", 1).await[0].json()["event"]["data"]["new"], json!(["€", "\u{1f600}"]));
+}
+
 /// They are recorded with what else ended, and nothing would be recorded any more.
 #[tokio::test]
 async fn answers_in_characters_that_the_database_has_not_are_recorded_without_them() {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Collects what transactions make until it is worth an append.
 pub(super) struct Assembler {
     matcher: Matcher,
+    ascii: bool,
     refused: message::Refused,
     /// The source's id in its own catalogue, which other sources of the same database share.
     catalogue_id: i16,
@@ -69,9 +71,17 @@ struct OpenTransaction {
 }
 
 impl Assembler {
-    pub(super) fn new(matcher: Matcher, catalogue_id: i16, resume: Lsn, backfill_asked: Arc<Notify>) -> Self {
+    /// With `ascii` what writers say is escaped, see [`message::escaped`].
+    pub(super) fn new(
+        matcher: Matcher,
+        ascii: bool,
+        catalogue_id: i16,
+        resume: Lsn,
+        backfill_asked: Arc<Notify>,
+    ) -> Self {
         Assembler {
             matcher,
+            ascii,
             refused: message::Refused::default(),
             catalogue_id,
             resume,
@@ -237,8 +247,13 @@ impl Assembler {
         let before = self.events.len();
         let said = message::decode(content).and_then(|said| said.committed(open.moment.committed_at));
         match said {
-            Ok(message::Message::Context(context)) => open.moment.session_variables = context,
+            Ok(message::Message::Context(context)) => {
+                let escaped = context.as_deref().filter(|_| self.ascii).and_then(message::escaped);
+                open.moment.session_variables = escaped.map(Bytes::from).or(context);
+            }
             Ok(message::Message::Event { event_type, data, deliver_at }) => {
+                let escaped = Some(data).filter(|_| self.ascii).and_then(message::escaped);
+                let data = escaped.as_deref().unwrap_or(data);
                 self.matcher.emit(&event_type, data, deliver_at, &open.moment, &mut self.events);
             }
             Err(reason) => self.refused.note(open.moment.position.commit_lsn, &reason),

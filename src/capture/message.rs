@@ -89,6 +89,22 @@ pub(super) fn decode(content: &[u8]) -> Result<Message<'_>, String> {
     }
 }
 
+/// JSON with an escape in place of each character that is not ASCII; `None` where it has none. For a queue whose
+/// database has not all characters: anybody may write such a message, and one that cannot be stored would stop capture.
+pub(super) fn escaped(json: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(json).ok().filter(|text| !text.is_ascii())?;
+    let mut out = String::with_capacity(2 * text.len());
+    for character in text.chars() {
+        if character.is_ascii() {
+            out.push(character);
+            continue;
+        }
+        // Outside of its strings JSON is ASCII.
+        character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+    }
+    Some(out.into_bytes())
+}
+
 /// Messages that could not be read: counted, and told once in a while, for a writer may make very many.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
@@ -115,6 +131,16 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escaped_json_means_the_same() {
+        let json = "{\"\u{20ac}\": [\"a\u{1f600}\\n\u{e4}\", 1]}";
+        let escaped = escaped(json.as_bytes()).expect("it has characters beyond ASCII");
+        assert_eq!(escaped, br#"{"\u20ac": ["a\ud83d\ude00\n\u00e4", 1]}"#);
+        let value = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).expect("JSON");
+        assert_eq!(value(&escaped), value(json.as_bytes()));
+        assert_eq!(super::escaped(b"{\"a\": 1}"), None);
+    }
 
     #[test]
     fn what_the_functions_write_is_read() {

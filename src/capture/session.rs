@@ -63,6 +63,7 @@ pub(super) async fn run(
     let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
     let types = Types::new(options.stringify_numeric_types);
     let matcher = Matcher::new(prepared.facts.system_identifier.clone(), options.source.clone(), watches, types);
+    let ascii = !within(APPEND_TIMEOUT, queue::has_all_characters(&*session)).await?;
     let writer = within(APPEND_TIMEOUT, LogWriter::new(session, prepared.source_id, progress.last_seq)).await?;
     let opening = Opening {
         options,
@@ -78,7 +79,7 @@ pub(super) async fn run(
     state.send_replace(State::Streaming);
     info!(source = options.source, slot = options.slot, "streaming from {}", progress.lsn);
     let asked = Arc::new(Notify::new());
-    let assembler = Assembler::new(matcher, prepared.catalogue_id, progress.lsn, Arc::clone(&asked));
+    let assembler = Assembler::new(matcher, ascii, prepared.catalogue_id, progress.lsn, Arc::clone(&asked));
     let (_reading, asked_for) = start_reader(options, prepared.catalogue_id, asked);
     let mut running = Running {
         feed,

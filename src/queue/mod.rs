@@ -10,6 +10,7 @@ mod clock;
 mod copy;
 mod cursor;
 mod deferred;
+mod encoding;
 mod endpoint;
 mod feed;
 mod lane;
@@ -34,6 +35,7 @@ pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_
 pub use clock::server_time;
 pub use cursor::{CursorMove, Floor, read_cursors, write_cursors};
 pub use deferred::{Deferred, DueRoom, due, held_rows, next_due};
+pub use encoding::has_all_characters;
 pub use endpoint::{EndpointDown, write_endpoints_down};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Heads, Room, Uncommitted, feed};
 pub use lane::{Taken, give_back_lanes, take_lanes};

@@ -9,6 +9,7 @@ use tokio_postgres::Statement;
 use uuid::Uuid;
 
 use super::copy::CopyRows;
+use super::encoding::has_all_characters;
 use super::partition::Partitions;
 use super::row::PgTime;
 use super::{Error, cursor};
@@ -186,8 +187,7 @@ impl OutcomeWriter {
     /// What Postgres said to preparing the statement.
     pub async fn new(session: Session) -> Result<Self, Error> {
         let append = session.prepare(include_str!("../../sql/attempt_append.sql")).await?;
-        let encoding = session.query_one(include_str!("../../sql/server_encoding.sql"), &[]).await?;
-        let ascii = !matches!(encoding.get(0), "UTF8" | "SQL_ASCII");
+        let ascii = !has_all_characters(&*session).await?;
         Ok(OutcomeWriter { session, partitions: Partitions::default(), append, ascii })
     }
 

@@ -1,6 +1,7 @@
 //! Is a database ready for the queue? Everything missing is listed at once, with the statements that mend it.
 
 use super::Error;
+use super::encoding::knows_all_characters;
 use crate::postgres::{self, NotReady, Settings};
 
 /// The oldest version that is tested.
@@ -22,6 +23,13 @@ pub async fn check(settings: &Settings) -> Result<(), Error> {
     }
     if row.get("in_recovery") {
         problems.push("this server is a standby: connect walhook to the primary".to_owned());
+    }
+    let encoding: &str = row.get("encoding");
+    if !knows_all_characters(encoding) {
+        problems.push(format!(
+            "database {database} has encoding {encoding}, and its sources may have characters that it has not: make it \
+             with  CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;"
+        ));
     }
     if !row.get::<_, bool>("may_create") {
         problems.push(format!(
