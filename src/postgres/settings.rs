@@ -69,6 +69,10 @@ impl FromStr for Settings {
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(Error::Settings("it names no host".into()));
         }
+        // It would be printed with each error, and asked of the name servers.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(Error::Settings("its host holds an @: write each @ of the password as %40".into()));
+        }
         let mut number = |name: &str| -> Result<Option<u32>, Error> {
             let Some(text) = ours.remove(name) else { return Ok(None) };
             text.parse().map(Some).map_err(|_| Error::Settings(format!("{name} must be a whole number")))
@@ -215,5 +219,17 @@ impl Settings {
             return Err(Error::Tls { address: target.to_string(), reason });
         }
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_password_is_no_host() {
+        let error = "postgres://u:pa@ss@db/app".parse::<Settings>().expect_err("an @ that is not escaped").to_string();
+        assert!(error.contains("%40") && !error.contains("ss@db"), "{error}");
+        assert_eq!("postgres://u:pa%40ss@db/app".parse::<Settings>().expect("settings").address(), "db:5432");
     }
 }
