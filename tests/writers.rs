@@ -166,8 +166,10 @@ async fn what_writers_say_in_characters_that_the_database_has_not_arrives_all_th
             ))
             .await;
     }
+    // Rows of a table without a key are in no order among each other.
     let rows = scene.arrivals("/rows", 2).await;
-    assert_eq!(rows[0].json()["event"]["session_variables"], json!({"price": "5 €"}));
+    let contexts = rows.iter().map(|row| row.json()["event"]["session_variables"].clone());
+    assert_eq!(contexts.filter(|context| !context.is_null()).collect::<Vec<_>>(), [json!({"price": "5 €"})]);
     assert_eq!(scene.arrivals("/fee", 1).await[0].json()["event"]["data"]["new"], json!(["€", "\u{1f600}"]));
 }
 
