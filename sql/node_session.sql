@@ -1,5 +1,6 @@
 -- Purpose: name a session that is to own lanes or a source, before it does, so that others can end it; or another one
---          for heartbeats than the node was registered with. Nothing is written where the node is not registered.
+--          for heartbeats than the node was registered with. Nothing is written where the node is not registered; else
+--          its registration is told.
 --          The one that the node had before is ended: the server does not see that its process gave it up while it
 --          waits for a lock, and it would own what this one is to own. One that waits for a standby is left: its commit
 --          would count without.
@@ -18,3 +19,4 @@ where exists (select from walhook.node where id = $1)
   and (select count(pg_terminate_backend(pid, 1000)) from given_up) >= 0
 on conflict (node_id, purpose) do update
 set backend_pid = excluded.backend_pid, backend_start = excluded.backend_start
+returning (select started_at from walhook.node where id = $1)

@@ -3,12 +3,11 @@
 mod support;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use support::cluster::TestDatabase;
 use support::load::{Dice, LEDGER, Writers, check_delivered, check_log};
-use support::metrics::Page;
 use support::proxy::{Proxy, Weather};
 use support::receiver::{Answer, Receiver, Script};
 use support::scene::{DEADLINE, Scene};
@@ -61,31 +60,6 @@ fn check_order(scene: &Scene) {
         assert!(n <= *next, "{n} came before {next}: {row}");
         *next = (*next).max(n + 1);
     }
-}
-
-/// It is connected again while others still hold the lanes; nobody delivered anything in them meanwhile.
-#[tokio::test]
-async fn an_outcome_waits_for_lanes_that_come_back_later_than_the_session() {
-    let scene = Scene::start(ITEMS).await;
-    scene.create("t", "items", "/t", json!({})).await;
-    scene.receiver.on("/t", Script::always(Answer::status(204).after(Duration::from_millis(700))));
-    scene.execute("insert into items (name) values ('a')").await;
-    scene.arrivals("/t", 1).await;
-    let sessions = "from pg_stat_activity where application_name = 'walhook delivery' and datname = current_database()";
-    let end = format!("select pg_terminate_backend(pid) {sessions}");
-    let take = "select pg_advisory_lock(hashtext('walhook lane'), lane) from generate_series(0, 15) lane";
-    scene.execute(&format!("{end}; {take}")).await;
-    scene.wait_for_count(&format!("select count(*) {sessions}"), 1).await;
-    // The request ends; what came of it is to be recorded.
-    let labels = [("source", "default"), ("trigger", "t"), ("outcome", "2xx")];
-    let has_ended = |page: &Page| page.find("walhook_delivery_attempts_total", &labels) == Some(1.0);
-    Page::wait_for(&scene.walhook, "", "the end of the request", has_ended).await;
-    assert_eq!(scene.count(DELIVERED).await, 0);
-    // Its lane first: it is found although the node may just be looking at the ones behind it.
-    let free = "select pg_advisory_unlock(hashtext('walhook lane'), lane) from walhook.event";
-    scene.execute(&format!("{free}; select pg_advisory_unlock_all()")).await;
-    scene.wait_for_count(DELIVERED, 1).await;
-    assert_eq!(scene.receiver.count(), 1, "{}", scene.walhook.log());
 }
 
 /// One captures, all deliver; then one after the other is killed.

@@ -46,12 +46,12 @@ async fn a_session_that_its_node_gave_up_owns_nothing_any_more() {
     scene.wait_for_count("select count(*) from walhook.node", 1).await;
     let node = scene.value("select id from walhook.node", &[]).await;
     let (waits, next) = (scene.database.connect().await, scene.database.connect().await);
-    assert!(queue::own_session(&*waits, node, Purpose::Source(7)).await.expect("a name"));
+    assert!(queue::own_session(&*waits, node, Purpose::Source(7)).await.expect("a name").is_some());
     assert!(queue::try_capture_lock(&*waits, 7).await.expect("a lock"));
     scene.execute("begin; lock table items").await;
     let append = tokio::spawn(async move { waits.batch_execute("select from public.items").await });
     assert!(!queue::try_capture_lock(&*next, 7).await.expect("no lock"));
-    assert!(queue::own_session(&*next, node, Purpose::Source(7)).await.expect("a name"));
+    assert!(queue::own_session(&*next, node, Purpose::Source(7)).await.expect("a name").is_some());
     let takes = || async { if queue::try_capture_lock(&*next, 7).await.expect("a lock") { Ok(()) } else { Err("") } };
     eventually("the lock to be free", DEADLINE, takes).await;
     assert!(append.await.expect("no panic").is_err());

@@ -35,7 +35,7 @@ pub(super) async fn own_source(
 ) -> Result<bool, Error> {
     loop {
         let named = queue::own_session(&**session, node, Purpose::Source(source_id));
-        let pause = if !within(APPEND_TIMEOUT, named).await? {
+        let pause = if within(APPEND_TIMEOUT, named).await?.is_none() {
             // A moment after the start.
             REGISTRATION_PAUSE
         } else if within(APPEND_TIMEOUT, queue::try_capture_lock(&**session, source_id)).await? {

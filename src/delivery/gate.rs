@@ -130,6 +130,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::tenure::Tenure;
+    use crate::model::Timestamp;
     use crate::node::Moment;
     use crate::queue::Taken;
 
@@ -140,7 +141,12 @@ mod tests {
         let gate = Gate(Arc::new(Inner { lanes: Default::default(), lease: lease.clone(), standing }));
         let mut tenure = Tenure::default();
         let lanes: LaneSet = [3, 4].into_iter().collect();
-        tenure.took(Taken { lanes, untouched: LaneSet::NONE });
+        let taken = |since: [i64; 2]| {
+            let mut taken = Taken { lanes, ..Taken::default() };
+            taken.since[3..5].copy_from_slice(&since.map(|time| Some(Timestamp::from_postgres_micros(time))));
+            taken
+        };
+        tenure.took(taken([10, 10]));
         let terms = tenure.terms();
         gate.set(tenure.owned(), &terms);
         let waiting = tokio::spawn({
@@ -158,7 +164,7 @@ mod tests {
         tenure.session_ended();
         gate.set(tenure.owned(), &tenure.terms());
         assert!(!permits.iter().any(Permit::is_valid));
-        tenure.took(Taken { lanes, untouched: [3].into_iter().collect() });
+        tenure.took(taken([10, 20]));
         gate.set(tenure.owned(), &tenure.terms());
         assert_eq!(permits.each_ref().map(Permit::is_valid), [true, false]);
         assert!(permits[0].pass().await);

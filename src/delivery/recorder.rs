@@ -126,11 +126,12 @@ impl Recorder {
         let session = postgres::connect(&self.database, "walhook delivery").await?;
         let mut standing = self.member.standing.clone();
         let registered_at = loop {
-            let registered_at = standing.borrow_and_update().registered_at;
-            // Before it owns a lane, so that others can end it. Not before it was told of the first registration, which
-            // it would take for a second one.
-            if registered_at.is_some() && within(queue::own_session(&*session, self.member.id, Purpose::Lanes)).await? {
-                break registered_at;
+            let told = standing.borrow_and_update().registered_at;
+            // Before it owns a lane, so that others can end it. Not before it was told of that registration, which it
+            // would take for yet another one when it is.
+            let named = queue::own_session(&*session, self.member.id, Purpose::Lanes);
+            if told.is_some() && within(named).await? == told {
+                break told;
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -208,7 +209,6 @@ impl Recorder {
             return Ok(false);
         }
         let (wanted, most) = (LaneSet::ALL.without(owned), share - owned.len());
-        self.tenure.asks();
         let taken = within(queue::take_lanes(&**writer.session(), self.member.id, wanted, most)).await?;
         self.tenure.took(taken);
         Ok(!taken.lanes.is_empty())

@@ -1,7 +1,7 @@
 //! Which lanes are this node's, and since when. An outcome may be recorded only as long as its lane was not given away
 //! or lost since its request began, also where the lane came back meanwhile. No I/O.
 
-use crate::model::{LANES, Lane, LaneSet};
+use crate::model::{LANES, Lane, LaneSet, Timestamp};
 use crate::queue::Taken;
 
 /// Counts for each lane how often this node got it after others may have had it.
@@ -30,8 +30,8 @@ pub(super) struct Tenure {
     owned: LaneSet,
     /// Owned until the session ended. Those that nobody else had when this node has lanes again are as if never lost.
     lost: LaneSet,
-    /// Lanes were asked for, and what came of it is not known.
-    asked: bool,
+    /// Since when each was this node's, as it was told last.
+    since: [Option<Timestamp>; LANES as usize],
     terms: Terms,
 }
 
@@ -46,29 +46,24 @@ impl Tenure {
         self.terms
     }
 
-    /// Lanes are asked for. Unless `took` follows, they may have been noted as this node's, so that whose they were
-    /// before cannot be told any more.
-    pub(super) fn asks(&mut self) {
-        self.asked = true;
-    }
-
     /// Lanes were got, or none.
     pub(super) fn took(&mut self, taken: Taken) {
-        self.asked = false;
         if taken.lanes.is_empty() {
             return;
         }
-        let kept = taken.lanes.and(taken.untouched).and(self.lost);
+        let is_untouched = |lane: &Lane| {
+            let (before, now) = (self.since[usize::from(*lane)], taken.since[usize::from(*lane)]);
+            now.is_some() && now == before
+        };
+        let kept = taken.lanes.and(self.lost).iter().filter(is_untouched).collect();
         self.terms.begin(taken.lanes.or(self.lost).without(kept));
+        taken.lanes.iter().map(usize::from).for_each(|lane| self.since[lane] = taken.since[lane]);
         self.owned = self.owned.or(taken.lanes);
         self.lost = LaneSet::NONE;
     }
 
     /// The session ended, and with it all locks.
     pub(super) fn session_ended(&mut self) {
-        if std::mem::take(&mut self.asked) {
-            self.terms.begin(std::mem::take(&mut self.lost));
-        }
         self.lost = self.lost.or(std::mem::take(&mut self.owned));
     }
 
@@ -91,53 +86,59 @@ mod tests {
         numbers.into_iter().collect()
     }
 
-    fn taken(got: LaneSet, untouched: LaneSet) -> Taken {
-        Taken { lanes: got, untouched }
+    /// These lanes, which are this node's since these times.
+    fn taken<const N: usize>(since: [(Lane, i64); N]) -> Taken {
+        let mut taken = Taken::default();
+        for (lane, time) in since {
+            taken.lanes.insert(lane);
+            taken.since[usize::from(lane)] = Some(Timestamp::from_postgres_micros(time));
+        }
+        taken
     }
 
-    fn owner_of(got: LaneSet) -> (Tenure, Terms) {
+    fn owner_of(taken: Taken) -> (Tenure, Terms) {
         let mut tenure = Tenure::default();
-        tenure.took(taken(got, LaneSet::NONE));
+        tenure.took(taken);
         let then = tenure.terms();
         (tenure, then)
     }
 
     #[test]
     fn a_lane_that_nobody_else_had_outlives_its_session() {
-        let (mut tenure, then) = owner_of(lanes([1, 2, 3]));
+        let (mut tenure, then) = owner_of(taken([(1, 10), (2, 10), (3, 10)]));
         assert_eq!(tenure.still(&then), lanes([1, 2, 3]));
         tenure.session_ended();
         assert_eq!(tenure.still(&then), LaneSet::NONE);
         tenure.took(Taken::default());
         // 2 was another node's meanwhile, 3 still is.
-        tenure.took(taken(lanes([1, 2]), lanes([1])));
+        tenure.took(taken([(1, 10), (2, 20)]));
         assert_eq!(tenure.still(&then), lanes([1]));
-        tenure.took(taken(lanes([3]), lanes([3])));
+        tenure.took(taken([(3, 10)]));
         assert_eq!(tenure.still(&then), lanes([1]), "what was known of it was forgotten");
         assert_eq!(tenure.still(&tenure.terms()), lanes([1, 2, 3]));
     }
 
     #[test]
     fn a_lane_that_was_given_back_and_came_back_is_another() {
-        let (mut tenure, then) = owner_of(lanes([1, 2]));
+        let (mut tenure, then) = owner_of(taken([(1, 10), (2, 10)]));
         tenure.gave_back(lanes([2]));
         assert_eq!(tenure.still(&then), lanes([1]));
-        tenure.took(taken(lanes([2]), lanes([2])));
+        tenure.took(taken([(2, 10)]));
         assert_eq!(tenure.still(&then), lanes([1]));
     }
 
+    /// What was noted without an answer shows in the time: those that another node had have a new one.
     #[test]
-    fn nothing_is_kept_once_it_is_not_known_who_had_the_lanes() {
-        let (mut tenure, then) = owner_of(lanes([1, 2]));
+    fn a_session_that_ends_before_it_has_lanes_changes_nothing() {
+        let (mut tenure, then) = owner_of(taken([(1, 10), (2, 10)]));
         tenure.session_ended();
-        tenure.asks();
         tenure.session_ended();
-        tenure.took(taken(lanes([1, 2]), lanes([1, 2])));
-        assert_eq!(tenure.still(&then), LaneSet::NONE);
+        tenure.took(taken([(1, 10), (2, 20)]));
+        assert_eq!(tenure.still(&then), lanes([1]));
         // The session that got them failed before anybody was told.
         let told = tenure.terms();
         tenure.session_ended();
-        tenure.took(taken(lanes([1, 2]), lanes([1, 2])));
-        assert_eq!((tenure.still(&then), tenure.still(&told)), (LaneSet::NONE, lanes([1, 2])));
+        tenure.took(taken([(1, 10), (2, 20)]));
+        assert_eq!((tenure.still(&then), tenure.still(&told)), (lanes([1]), lanes([1, 2])));
     }
 }

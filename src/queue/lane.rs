@@ -3,23 +3,24 @@
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
+use super::row::PgTime;
 use super::{Error, Notice, tell};
-use crate::model::{LANES, Lane, LaneSet};
+use crate::model::{LANES, Lane, LaneSet, Timestamp};
 
 /// Lanes that were got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// All of them.
     pub lanes: LaneSet,
-    /// Those that this node had last; nobody else had them since.
-    pub untouched: LaneSet,
+    /// Since when they are this node's: where it is the time that was told before, nobody else had the lane meanwhile.
+    pub since: [Option<Timestamp>; LANES as usize],
 }
 
 /// Tries to own some of these lanes, at most so many, for as long as this session lives. Those that another session
 /// owns are passed over, not waited for.
 ///
 /// # Errors
-/// What Postgres said. Lanes may have been noted as this node's all the same.
+/// What Postgres said.
 pub async fn take_lanes(
     session: &impl GenericClient,
     node: Uuid,
@@ -33,9 +34,14 @@ pub async fn take_lanes(
     // A session that ends lets its locks go one by one, perhaps while this one looked at them. All of them are to be
     // had together: those that come later count as having been somebody's meanwhile.
     lanes = lanes.or(lock_lanes(session, wanted.without(lanes), most - lanes.len()).await?);
-    let untouched = session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await?;
-    let lane = |row: &tokio_postgres::Row| Lane::try_from(row.get::<_, i16>(0)).ok().filter(|lane| *lane < LANES);
-    Ok(Taken { lanes, untouched: untouched.iter().filter_map(lane).collect() })
+    let mut taken = Taken { lanes, ..Taken::default() };
+    for row in session.query(include_str!("../../sql/lane_take.sql"), &[&node, &lanes.numbers()]).await? {
+        let lane = Lane::try_from(row.get::<_, i16>(0)).ok().map(usize::from);
+        if let Some(since) = lane.and_then(|lane| taken.since.get_mut(lane)) {
+            *since = Some(row.get::<_, PgTime>(1).0);
+        }
+    }
+    Ok(taken)
 }
 
 async fn lock_lanes(session: &impl GenericClient, wanted: LaneSet, most: usize) -> Result<LaneSet, Error> {

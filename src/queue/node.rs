@@ -162,16 +162,21 @@ pub enum Purpose {
     Heartbeat,
 }
 
-/// Names a session of a node before it owns anything, so that others can end it. False where the node is not
-/// registered: it is new, or was taken for dead.
+/// Names a session of a node before it owns anything, so that others can end it, and gives when the node was
+/// registered. `None` where it is not: it is new, or was taken for dead.
 ///
 /// # Errors
 /// What Postgres said.
-pub async fn own_session(client: &impl GenericClient, node: Uuid, purpose: Purpose) -> Result<bool, Error> {
+pub async fn own_session(
+    client: &impl GenericClient,
+    node: Uuid,
+    purpose: Purpose,
+) -> Result<Option<Timestamp>, Error> {
     let purpose = match purpose {
         Purpose::Lanes => "lanes".to_owned(),
         Purpose::Source(id) => format!("source {id}"),
         Purpose::Heartbeat => "heartbeat".to_owned(),
     };
-    Ok(client.execute(include_str!("../../sql/node_session.sql"), &[&node, &purpose]).await? == 1)
+    let row = client.query_opt(include_str!("../../sql/node_session.sql"), &[&node, &purpose]).await?;
+    Ok(row.map(|row| row.get::<_, PgTime>(0).0))
 }
