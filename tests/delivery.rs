@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -186,13 +187,21 @@ async fn a_retry_after_that_names_no_time_to_come_counts_for_nothing() {
 #[tokio::test]
 async fn retry_after_may_be_a_date_and_is_never_early() {
     let scene = Scene::start(ITEMS).await;
-    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(4));
-    let until = httpdate::parse_http_date(&date).expect("a date");
-    scene.receiver.on("/t", Script::first(1, Answer::status(503).retry_after(&date)).then(Answer::status(200)));
+    // Made with the first answer, so that it is a time to come whenever that is.
+    let date = Arc::new(OnceLock::new());
+    let told = Arc::clone(&date);
+    scene.receiver.judge("/t", move |_| {
+        let in_four_seconds = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(4));
+        match told.set(in_four_seconds.clone()) {
+            Ok(()) => Answer::status(503).retry_after(&in_four_seconds),
+            Err(_) => Answer::status(200),
+        }
+    });
     scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 0, "interval_sec": 86_400}})).await;
     scene.execute("insert into items (name) values ('a')").await;
     scene.arrivals("/t", 2).await;
-    assert!(SystemTime::now() >= until, "before {date}");
+    let date = date.get().expect("a first answer");
+    assert!(SystemTime::now() >= httpdate::parse_http_date(date).expect("a date"), "before {date}");
     wait_for_status(&scene, "t", "delivered").await;
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::wait::eventually;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 use walhook::postgres::cluster::{Leash, Leashed};
 
 /// What the demo promises.
@@ -17,15 +18,20 @@ const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// A debug build on a busy machine, at the end of a signal.
 const CLEANED_WITHIN: Duration = Duration::from_secs(20);
 
+/// One at a time: what the demo promises is for a machine that does nothing else.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 /// A demo whose temporary files all go to a directory of its own.
 struct Demo {
     leash: Leash,
     temporary: TempDir,
     output: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Demo {
-    fn start(arguments: &[&str]) -> Demo {
+    async fn start(arguments: &[&str]) -> Demo {
+        let turn = TURN.lock().await;
         let (temporary, output) =
             (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
         // As /tmp is: when this runs as root, Postgres runs as somebody else, who must be able to enter and clean up.
@@ -34,7 +40,7 @@ impl Demo {
         command.arg("demo").args(arguments).env("TMPDIR", temporary.path());
         let log = File::create(output.path().join("output")).expect("a file");
         let leash = Leash::hold(Leashed { command, log, signal: "KILL", directory: None, user: None });
-        Demo { leash: leash.expect("a process"), temporary, output }
+        Demo { leash: leash.expect("a process"), temporary, output, _turn: turn }
     }
 
     fn output(&self) -> String {
@@ -66,8 +72,8 @@ impl Demo {
 
 #[tokio::test]
 async fn the_demo_shows_every_webhook_and_ends_by_itself() {
+    let mut demo = Demo::start(&[]).await;
     let started = Instant::now();
-    let mut demo = Demo::start(&[]);
     let status = demo.ends().await;
     let (output, took) = (demo.output(), started.elapsed());
     assert!(status.success(), "{status}\n{output}");
@@ -81,7 +87,7 @@ async fn the_demo_shows_every_webhook_and_ends_by_itself() {
 
 #[tokio::test]
 async fn a_kept_demo_runs_until_it_is_stopped() {
-    let mut demo = Demo::start(&["--keep"]);
+    let mut demo = Demo::start(&["--keep"]).await;
     demo.shows("Running until Ctrl-C").await;
     demo.leash.signal("INT");
     assert!(demo.ends().await.success(), "{}", demo.output());
@@ -90,7 +96,7 @@ async fn a_kept_demo_runs_until_it_is_stopped() {
 
 #[tokio::test]
 async fn a_demo_that_is_stopped_early_says_so_and_leaves_nothing() {
-    let mut demo = Demo::start(&[]);
+    let mut demo = Demo::start(&[]).await;
     demo.shows("A row is inserted").await;
     demo.leash.signal("TERM");
     assert!(!demo.ends().await.success(), "{}", demo.output());
@@ -100,7 +106,7 @@ async fn a_demo_that_is_stopped_early_says_so_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_killed_demo_leaves_nothing() {
-    let mut demo = Demo::start(&["--keep"]);
+    let mut demo = Demo::start(&["--keep"]).await;
     demo.shows("A row is inserted").await;
     demo.leash.signal("KILL");
     demo.ends().await;

@@ -352,13 +352,7 @@ async fn one_signal_is_no_second_one_though_the_process_ends_already() {
     scene.create("t", "items", "/t", json!({})).await;
     scene.execute("insert into items (name) values ('a')").await;
     scene.arrivals("/t", 1).await;
-    let slot = scene.database.slot();
-    scene
-        .execute(&format!(
-            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '{slot}';
-             select pg_drop_replication_slot('{slot}')"
-        ))
-        .await;
+    scene.database.drop_slot_in_use().await;
     let port = scene.walhook.port();
     let closed = || async {
         match tokio::net::TcpStream::connect(("127.0.0.1", port)).await {

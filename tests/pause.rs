@@ -150,7 +150,7 @@ async fn a_pause_belongs_to_the_queues_database() {
 async fn requests_under_way_end_retries_wait_and_a_restart_changes_nothing() {
     let scene = Scene::start(ITEMS).await;
     prepare(&scene, json!({"retry_conf": {"num_retries": 9, "interval_sec": 0}})).await;
-    let slow = Answer::status(500).after(Duration::from_secs(2));
+    let slow = Answer::status(500).after(Duration::from_secs(6));
     scene.receiver.on("/t", Script::first(4, slow));
     scene.execute("insert into items select i from generate_series(1, 4) i").await;
     scene.arrivals("/t", 4).await;
@@ -203,10 +203,10 @@ async fn what_was_sent_before_a_resumption_does_not_undo_it() {
     let scene = Scene::start(ITEMS).await;
     prepare(&scene, json!({"retry_conf": {"num_retries": 0}})).await;
     let gone = |seconds| Answer::status(410).after(Duration::from_secs(seconds));
-    scene.receiver.on("/t", Script::each(vec![gone(0), gone(0), gone(1), gone(4), gone(4)]));
+    scene.receiver.on("/t", Script::each(vec![gone(0), gone(0), gone(1), gone(8), gone(8)]));
+    let recorder = scene.database.connect().await;
     scene.execute("insert into items select i from generate_series(1, 5) i").await;
     wait_for_status(&scene.sql, "paused").await;
-    let recorder = scene.database.connect().await;
     let stop = "begin; lock table walhook.attempt in share row exclusive mode";
     recorder.batch_execute(stop).await.expect("nothing is recorded");
     let waits = "select count(*) from pg_locks where relation = 'walhook.attempt'::regclass and not granted";

@@ -181,10 +181,10 @@ async fn the_command_counts_and_sends_again() {
 async fn who_leaves_a_transaction_open_holds_up_only_what_it_is_about() {
     let scene = Scene::start(ITEMS).await;
     scene.receiver.on("/t", Script::first(2, Answer::status(500)));
-    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 5}})).await;
+    let operator = scene.database.connect().await;
     scene.execute("insert into items values (1)").await;
     scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
-    let operator = scene.database.connect().await;
     operator.batch_execute("begin; select walhook.redeliver(event_id) from walhook.deferred").await.expect("a call");
     // Its retry, whose failure cannot be recorded; then others, some of which fail as well.
     scene.arrivals("/t", 2).await;

@@ -205,6 +205,9 @@ async fn heartbeats_are_committed_transactions_and_can_be_turned_off() {
         // The second event has come through the WAL a while after the slot was made.
         scene.execute("select pg_sleep(1); insert into items (name) values ('marker')").await;
         scene.arrivals("/t", 2).await;
+        if beats {
+            wait_for(&scene, "a heartbeat", &peek.replace("count(*)", "count(*) > 0")).await;
+        }
         assert_eq!(scene.count(peek).await > 0, beats, "--heartbeat {setting}");
         assert_eq!(scene.count("select count(*) from walhook.event").await, 2, "a heartbeat is no event");
         scene.execute("select pg_drop_replication_slot('watcher')").await;

@@ -317,7 +317,7 @@ async fn deleting_ends_what_is_pending_and_gives_the_table_back() {
 async fn what_fails_before_its_node_hears_of_the_deletion_is_not_sent_again() {
     let scene = Scene::start(ITEMS).await;
     let failing = Answer::status(500);
-    let answers = vec![failing.clone(), failing.clone().after(Duration::from_secs(1)), failing.clone(), failing];
+    let answers = vec![failing.clone(), failing.clone().after(Duration::from_secs(5)), failing.clone(), failing];
     scene.receiver.on("/t", Script::each(answers));
     scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 100, "interval_sec": 1}})).await;
     scene.execute("insert into items (id) values (1)").await;

@@ -5,6 +5,9 @@ use uuid::Uuid;
 use walhook::postgres::cluster::{Cluster, Options};
 use walhook::postgres::{Session, Settings, connect};
 
+use super::scene::DEADLINE;
+use super::wait::eventually;
+
 /// Holds nothing of a runtime, since each test has its own. A static is never dropped: when the program ends, the
 /// cluster's leash sees the pipe close, ends the server and removes its directory. So nothing is left to sweep up.
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
@@ -94,6 +97,16 @@ impl TestDatabase {
     /// A session as superuser. Its `search_path` is `pg_catalog`: name the schema.
     pub async fn connect(&self) -> Session {
         connect(&self.settings(), "test").await.expect("a session to the test's database")
+    }
+
+    /// Drops the slot though walhook reads it, and would again in a moment.
+    pub async fn drop_slot_in_use(&self) {
+        let (session, slot) = (self.connect().await, self.slot());
+        let drop_it = format!(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '{slot}';
+             select pg_drop_replication_slot('{slot}')"
+        );
+        eventually("the slot to be let go", DEADLINE, || async { session.batch_execute(&drop_it).await }).await;
     }
 
     /// Runs statements in a session of their own.
