@@ -1,7 +1,11 @@
 -- Purpose: lock the rows in which these events wait, and tell those that others have locked: who redelivers or skips
---          one in a transaction that is open still. They are not waited for.
+--          one in a transaction that is open still. They are not waited for. And those that were redelivered, with the
+--          number of the attempt that they begin with.
 -- Caller: queue::outcome::OutcomeWriter. Locks: the other rows. Index: deferred_pkey.
 with free as materialized (
-    select event_id from walhook.deferred where event_id = any($1) for update skip locked
+    select event_id, reason, number from walhook.deferred where event_id = any($1) for update skip locked
 )
-select event_id from walhook.deferred where event_id = any($1) and event_id not in (select event_id from free)
+select d.event_id, free.number
+from walhook.deferred d
+left join free on free.event_id = d.event_id
+where d.event_id = any($1) and (free.event_id is null or free.reason = 'redelivery')

@@ -1,8 +1,9 @@
 -- Purpose: events that somebody gave up are dead. They wait no more, and their last attempt says so: by it they are
---          found to be sent again, and kept for as long as dead ones are.
+--          found to be sent again, and kept for as long as dead ones are. What was asked for again meanwhile stays.
 -- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: deferred_pkey, attempt_event.
 with given_up as (
-    delete from walhook.deferred where event_id = any($1) returning trigger_id, source_id, seq
+    delete from walhook.deferred where event_id = any($1) and reason = 'skipped'
+    returning trigger_id, source_id, seq
 )
 update walhook.attempt a set verdict = 'dead'
 from given_up g

@@ -3,10 +3,11 @@
 mod support;
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::cluster::TestDatabase;
-use support::receiver::{Answer, Script};
+use support::receiver::{Answer, Request, Script};
 use support::scene::{DEADLINE, Scene};
 use support::wait::eventually;
 use walhook::postgres::Session;
@@ -216,4 +217,72 @@ async fn a_trigger_that_is_deleted_meanwhile_does_not_wait_for_who_left_a_transa
     let scene = scene.crash_and_restart().await;
     scene.wait_for_count("select count(*) from walhook.deferred", 0).await;
     assert_eq!(scene.receiver.requests("/t").len(), 1);
+}
+
+/// Whoever asks in SQL does not see that a request is under way, and another node does not know of it.
+#[tokio::test]
+async fn an_event_that_is_redelivered_during_its_last_attempt_begins_anew() {
+    let scene = Scene::start(ITEMS).await;
+    let failing = Answer::status(500);
+    for (name, on_dead, retries) in [("one", "continue", 1), ("two", "hold", 1), ("three", "continue", 2)] {
+        let path = format!("/{name}");
+        let answers = vec![failing.clone(), failing.clone().after(Duration::from_secs(5)), failing.clone()];
+        scene.receiver.on(&path, Script::each(answers));
+        let conf = json!({"num_retries": retries, "interval_sec": 0});
+        scene.create(name, "items", &path, json!({"retry_conf": conf, "on_dead": on_dead})).await;
+    }
+    scene.execute("insert into items values (1)").await;
+    let sent = |requests: &[Request]| ["/one", "/two", "/three"].iter().all(|path| number_of(requests, path) == 2);
+    scene.receiver.wait_until(DEADLINE, sent).await;
+    scene.execute("select walhook.redeliver(event_id) from walhook.deferred").await;
+    // The first attempt and one retry before, and as many after, the last of which is accepted.
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered' and attempts = 4", 3).await;
+    let numbers = "select count(*) from walhook.attempt where number = 0";
+    assert_eq!(scene.count(numbers).await, 6, "each of them began twice");
+    assert_eq!(scene.count("select count(*) from walhook.deferred").await, 0);
+}
+
+fn number_of(requests: &[Request], path: &str) -> usize {
+    requests.iter().filter(|request| request.path == path).count()
+}
+
+/// The node knows that it was given up, and has not recorded that yet.
+#[tokio::test]
+async fn an_event_that_is_redelivered_just_after_it_was_given_up_is_sent() {
+    let scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 3600}})).await;
+    scene.create("other", "items", "/other", json!({})).await;
+    scene.receiver.on("/t", Script::first(1, Answer::status(500)));
+    scene.execute("insert into items values (1)").await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
+    scene.wait_for_count("select count(*) from walhook.attempt", 2).await;
+    let recorder = scene.database.connect().await;
+    let stop = "begin; lock table walhook.attempt in share row exclusive mode";
+    recorder.batch_execute(stop).await.expect("nothing is recorded");
+    scene.receiver.on("/t", Script::default());
+    scene.execute("insert into items values (2)").await;
+    let waits = "select count(*) from pg_locks where relation = 'walhook.attempt'::regclass and not granted";
+    scene.wait_for_count(waits, 1).await;
+    scene.execute("select walhook.skip_event(event_id) from walhook.deferred").await;
+    // One that reads what is due may have begun before; the next one has not.
+    for _ in 0..2 {
+        wait_for_a_look_at_what_is_due(&scene).await;
+    }
+    scene.execute("select walhook.redeliver(event_id) from walhook.deferred").await;
+    recorder.batch_execute("commit").await.expect("it is recorded");
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 4).await;
+    assert_eq!(scene.receiver.requests("/t").len(), 3);
+}
+
+async fn wait_for_a_look_at_what_is_due(scene: &Scene) {
+    let now: String = scene.value("select clock_timestamp()::text", &[]).await;
+    scene.execute("select pg_notify('walhook', 'deferred')").await;
+    let looks = format!(
+        "select count(*) from pg_stat_activity
+         where query like '-- Purpose: when the next deferred event%' and datname = current_database()
+           and query_start > '{now}' and state = 'idle'"
+    );
+    let looks = format!("select ({looks}) > 0");
+    let check = || async { scene.value::<bool>(&looks, &[]).await.then_some(()).ok_or("it did not look") };
+    eventually("a look at what is due", DEADLINE, check).await;
 }

@@ -278,3 +278,20 @@ async fn who_leaves_a_transaction_open_holds_up_no_other_replay() {
     operator.batch_execute("commit").await.expect("the operator is done");
     wait_for_state(&scene, &waits, "done").await;
 }
+
+/// A retry of it waits, for which somebody asked.
+#[tokio::test]
+async fn what_is_redelivered_outlives_the_replay_that_it_came_with() {
+    let scene = Scene::start(ITEMS).await;
+    let queue = scene.database.connect().await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 3600}})).await;
+    insert(&scene, &queue, 1, 100).await;
+    wait_for_delivered(&scene, &queue, 100).await;
+    scene.receiver.on("/t", Script::first(1, Answer::status(500)));
+    let (id, _) = replay(&scene, json!({"from_lsn": "0/1", "rate": 1})).await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
+    scene.execute("select walhook.redeliver(event_id) from walhook.deferred where reason = 'retry'").await;
+    scene.succeed("cancel_replay", json!({"replay_id": id})).await;
+    scene.wait_for_count("select count(*) from walhook.deferred where replay_id is not null", 0).await;
+    assert_eq!(scene.count("select count(*) from walhook.deferred where reason = 'redelivery'").await, 1);
+}

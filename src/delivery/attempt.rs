@@ -150,6 +150,7 @@ pub(super) fn settle(
         on_dead: endpoint.on_dead,
         attempt: Attempt { number, started_at, duration_micros, outcome, verdict },
         counts,
+        asked_again: false,
     }
 }
 

@@ -345,6 +345,9 @@ impl TriggerQueue {
         if !self.lanes.contains(settled.lane) {
             return;
         }
+        if settled.asked_again {
+            self.drop_behind(settled);
+        }
         match settled.holds {
             Some(row) if settled.is_waiting() => self.rows.hold(row),
             Some(row) if settled.was_deferred && !still_held => self.rows.free(row),

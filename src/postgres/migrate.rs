@@ -33,6 +33,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0022_resumed", include_str!("../../sql/migrations/0022_resumed.sql")),
     ("0023_redeliver", include_str!("../../sql/migrations/0023_redeliver.sql")),
     ("0024_version_position", include_str!("../../sql/migrations/0024_version_position.sql")),
+    ("0025_redeliver_replayed", include_str!("../../sql/migrations/0025_redeliver_replayed.sql")),
 ];
 
 const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(200);

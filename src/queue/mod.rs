@@ -5,6 +5,7 @@
 
 mod backfill;
 mod backlog;
+mod batch;
 mod catalogue;
 mod clock;
 mod copy;
@@ -31,6 +32,7 @@ pub use backfill::{Advanced, Backfill, advanced, end_backfill, next_backfill, st
 pub use backlog::{
     Backlog, Bounds, Stretch, dealt_with_after, explain_backlog, heads, read_backlog, triggers_with_events,
 };
+pub use batch::{Batch, Parked, Settled, Skipped};
 pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_before};
 pub use clock::server_time;
 pub use cursor::{CursorMove, Floor, read_cursors, write_cursors};
@@ -42,7 +44,7 @@ pub use lane::{Taken, give_back_lanes, take_lanes};
 pub use log::{Activation, Advance, Appended, Chunk, LogWriter};
 pub use node::{Beat, Buried, Node, Peer, Purpose, Registry, own_session};
 pub use notice::{Notice, Notices, listen, tell};
-pub use outcome::{Batch, OutcomeWriter, Parked, Settled, Skipped};
+pub use outcome::OutcomeWriter;
 pub use partition::{Partitions, ensure_partitions};
 pub use preflight::check;
 pub use replay::{advance_replays, forget_replay};

@@ -1,171 +1,21 @@
 //! Recording what came of attempts: the attempt log, and with it what is deferred and what waits no more.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::Statement;
 use uuid::Uuid;
 
+use super::batch::{Batch, Settled, Waiting, number};
 use super::copy::CopyRows;
 use super::encoding::has_all_characters;
 use super::partition::Partitions;
 use super::row::PgTime;
 use super::{Error, cursor};
-use crate::model::{Attempt, EventId, Lane, LaneSet, OnDead, Outcome, RowHash, Timestamp, Verdict};
+use crate::model::{EventId, LaneSet, Outcome, RowHash, Verdict};
 use crate::postgres::Session;
-
-/// An event with an attempt that ended.
-#[derive(Clone, Debug)]
-pub struct Settled {
-    /// The event.
-    pub event_id: EventId,
-    /// Its trigger.
-    pub trigger_id: Uuid,
-    /// Its source.
-    pub source_id: i16,
-    /// Its place in the log.
-    pub seq: i64,
-    /// Its lane.
-    pub lane: Lane,
-    /// When the change committed: the partition the event is in.
-    pub committed_at: Timestamp,
-    /// Whether the event came from `deferred`, where it must go when it is done.
-    pub was_deferred: bool,
-    /// What no other request could be under way for meanwhile.
-    pub lock: Option<RowHash>,
-    /// Whose later events wait for this one, see [`Deferred::holds`](super::Deferred).
-    pub holds: Option<RowHash>,
-    /// What becomes of those if it is dead.
-    pub on_dead: OnDead,
-    /// What happened.
-    pub attempt: Attempt,
-    /// Whether a failure is one of the trigger's `num_retries`. One that is part of its endpoint's outage is not.
-    pub counts: bool,
-}
-
-impl Settled {
-    /// Whether the event stays in `deferred` or comes there, and why.
-    fn waits(&self) -> Option<(Option<Timestamp>, &'static str)> {
-        match self.attempt.verdict {
-            Verdict::RetryAt(due) => Some((Some(due), "retry")),
-            Verdict::Paused => Some((Some(self.attempt.started_at), "retry")),
-            Verdict::Dead if self.on_dead == OnDead::Hold && self.holds.is_some() => Some((None, "held")),
-            Verdict::Delivered | Verdict::Dead => None,
-        }
-    }
-
-    /// Whether later events go on waiting for it.
-    pub fn is_waiting(&self) -> bool {
-        self.waits().is_some()
-    }
-
-    /// The row that others may wait in, and that is free of this event now.
-    fn freed(&self) -> Option<(Uuid, RowHash, Lane)> {
-        self.holds.filter(|_| self.was_deferred && !self.is_waiting()).map(|row| (self.trigger_id, row, self.lane))
-    }
-}
-
-/// An event that waits behind an earlier one of its row, out of the log's way.
-#[derive(Clone, Debug)]
-pub struct Parked {
-    /// The event.
-    pub event_id: EventId,
-    /// Its trigger.
-    pub trigger_id: Uuid,
-    /// Its source.
-    pub source_id: i16,
-    /// Its place in the log.
-    pub seq: i64,
-    /// Its lane.
-    pub lane: Lane,
-    /// The partition the event is in.
-    pub committed_at: Timestamp,
-    /// Its row.
-    pub row: RowHash,
-}
-
-/// A deferred event that somebody gave up.
-#[derive(Clone, Debug)]
-pub struct Skipped {
-    /// The event.
-    pub event_id: EventId,
-    /// Its trigger.
-    pub trigger_id: Uuid,
-    /// Its lane.
-    pub lane: Lane,
-    /// Whose later events wait for it.
-    pub holds: Option<RowHash>,
-}
-
-/// What is recorded together.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// Attempts that ended.
-    pub settled: Vec<Settled>,
-    /// Events to be parked.
-    pub parked: Vec<Parked>,
-    /// Events that wait no more.
-    pub skipped: Vec<Skipped>,
-}
-
-impl Batch {
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.settled.is_empty() && self.parked.is_empty() && self.skipped.is_empty()
-    }
-
-    /// Adds another one.
-    pub fn append(&mut self, other: Batch) {
-        self.settled.extend(other.settled);
-        self.parked.extend(other.parked);
-        self.skipped.extend(other.skipped);
-    }
-
-    /// Drops what is not of these lanes.
-    pub fn retain(&mut self, lanes: LaneSet) {
-        self.settled.retain(|settled| lanes.contains(settled.lane));
-        self.parked.retain(|parked| lanes.contains(parked.lane));
-        self.skipped.retain(|skipped| lanes.contains(skipped.lane));
-    }
-
-    fn freed(&self) -> Vec<(Uuid, RowHash, Lane)> {
-        let freed = |skipped: &Skipped| skipped.holds.map(|row| (skipped.trigger_id, row, skipped.lane));
-        let skipped = self.skipped.iter().filter_map(freed);
-        self.settled.iter().filter_map(Settled::freed).chain(skipped).collect()
-    }
-}
-
-/// A row of a deferred event, as it is written.
-struct Waiting {
-    event_id: EventId,
-    trigger_id: Uuid,
-    source_id: i16,
-    seq: i64,
-    committed_at: Timestamp,
-    lane: Lane,
-    number: i32,
-    due: Option<Timestamp>,
-    reason: &'static str,
-    row: Option<RowHash>,
-}
-
-impl Waiting {
-    fn settled(settled: &Settled) -> Option<Waiting> {
-        let Settled { event_id, trigger_id, source_id, seq, committed_at, lane, holds: row, .. } = *settled;
-        let (due, reason) = settled.waits()?;
-        let spends_a_retry = settled.counts && settled.attempt.verdict != Verdict::Paused;
-        let number = number(settled.attempt.number) + i32::from(spends_a_retry);
-        Some(Waiting { event_id, trigger_id, source_id, seq, committed_at, lane, number, due, reason, row })
-    }
-
-    fn parked(parked: &Parked) -> Waiting {
-        let Parked { event_id, trigger_id, source_id, seq, lane, committed_at, row } = *parked;
-        let (number, due, reason, row) = (0, None, "parked", Some(row));
-        Waiting { event_id, trigger_id, source_id, seq, committed_at, lane, number, due, reason, row }
-    }
-}
 
 /// Writes outcomes through the session that owns the lanes, so an owner that lost them cannot write.
 pub struct OutcomeWriter {
@@ -244,7 +94,7 @@ impl OutcomeWriter {
     }
 
     /// Locks the rows of the deferred events, and moves those that others have locked to `later`: to wait for one would
-    /// hold up all the rest.
+    /// hold up all the rest. Notes which ones somebody had redelivered meanwhile.
     async fn set_aside_locked(&self, batch: &mut Batch, later: &mut Batch) -> Result<(), Error> {
         let settled = batch.settled.iter().filter(|settled| settled.was_deferred).map(|settled| settled.event_id);
         let deferred: Vec<EventId> = settled.chain(batch.skipped.iter().map(|skipped| skipped.event_id)).collect();
@@ -252,11 +102,16 @@ impl OutcomeWriter {
             return Ok(());
         }
         let rows = self.session.query(include_str!("../../sql/deferred_locked.sql"), &[&deferred]).await?;
-        let locked: HashSet<EventId> = rows.iter().map(|row| row.get(0)).collect();
-        if !locked.is_empty() {
-            later.settled.extend(batch.settled.extract_if(.., |settled| locked.contains(&settled.event_id)));
-            later.skipped.extend(batch.skipped.extract_if(.., |skipped| locked.contains(&skipped.event_id)));
+        // Without a number it is locked.
+        let found: HashMap<EventId, Option<i32>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for settled in &mut batch.settled {
+            let begins_with = found.get(&settled.event_id).copied().flatten();
+            // The attempt that was asked for has that number itself.
+            settled.asked_again = begins_with.is_some_and(|first| first < number(settled.attempt.number));
         }
+        let is_locked = |event: EventId| found.get(&event) == Some(&None);
+        later.settled.extend(batch.settled.extract_if(.., |settled| is_locked(settled.event_id)));
+        later.skipped.extend(batch.skipped.extract_if(.., |skipped| is_locked(skipped.event_id)));
         Ok(())
     }
 
@@ -348,10 +203,6 @@ impl OutcomeWriter {
         }
         Ok(())
     }
-}
-
-fn number(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX - 1)
 }
 
 /// What a webhook answered may be in characters that the database has not; nothing could be recorded with them.

@@ -62,8 +62,10 @@ impl Dispatcher {
 
     fn on_settled(&mut self, settled: &Settled, still_held: bool) {
         self.busy.remove(&settled.event_id);
-        if let Verdict::RetryAt(due) = settled.attempt.verdict {
-            self.look_for_due_at(due);
+        match settled.attempt.verdict {
+            Verdict::RetryAt(due) => self.look_for_due_at(due),
+            _ if settled.asked_again => self.next_due = Some(AT_ONCE),
+            _ => {}
         }
         let Some(queue) = self.triggers.get_mut(&settled.trigger_id) else { return };
         queue.recorded(settled, still_held);
