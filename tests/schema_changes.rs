@@ -6,8 +6,12 @@ use serde_json::{Value, json};
 use support::scene::{DEADLINE, Scene, trigger};
 use support::wait::eventually;
 
-/// Statements, in one transaction and each in its own, and what the log has of them.
+/// Statements, in one transaction and each in its own, and what the log has of them. Nobody has to do anything.
 async fn check(ddl: &str, statements: &[&str], expected: Value) {
+    check_with_status(ddl, statements, expected, "active").await;
+}
+
+async fn check_with_status(ddl: &str, statements: &[&str], expected: Value, status: &str) {
     let joined = statements.join("; ");
     for whole in [false, true] {
         let scene = Scene::start(ddl).await;
@@ -20,8 +24,8 @@ async fn check(ddl: &str, statements: &[&str], expected: Value) {
             }
         }
         assert_eq!(json!(scene.log().await), expected, "in one transaction: {whole}");
-        let status = "select count(*) from walhook.trigger_status where trigger = 't' and status = 'active'";
-        assert_eq!(scene.count(status).await, 1);
+        let found = format!("select count(*) from walhook.trigger_status where trigger = 't' and status = '{status}'");
+        scene.wait_for_count(&found, 1).await;
     }
 }
 
@@ -80,8 +84,9 @@ async fn rows_from_before_a_column_have_its_default_and_writing_it_out_is_no_cha
     check(ddl, &statements, expected).await;
 }
 
+/// But to the order in which they are delivered, until the trigger is replaced; see `upkeep`.
 #[tokio::test]
-async fn a_key_that_is_renamed_retyped_or_made_anew_does_not_matter() {
+async fn a_key_that_is_renamed_retyped_or_made_anew_does_not_matter_to_the_log() {
     let statements = [
         "insert into items values (1, 7)",
         "alter table items rename id to key",
@@ -97,7 +102,8 @@ async fn a_key_that_is_renamed_retyped_or_made_anew_does_not_matter() {
         ["items", "UPDATE", {"key": "k1", "n": 8}, {"key": "l", "n": 9}],
         ["items", "DELETE", {"key": "l", "n": 9}, null],
     ]);
-    check("create table items (id int primary key, n int)", &statements, expected).await;
+    let ddl = "create table items (id int primary key, n int)";
+    check_with_status(ddl, &statements, expected, "degraded").await;
 }
 
 /// Schema and table of each event, and the row's id.

@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::receiver::{Answer, Script};
 use support::scene::{DEADLINE, Scene, trigger};
 use support::wait::eventually;
 
@@ -232,4 +233,28 @@ async fn what_leaves_the_wal_or_the_publication_is_said() {
     scene.arrivals("/items", 1).await;
     scene.execute("alter table roof attach partition items for values from (0) to (10)").await;
     wait_for(&scene, "items", "degraded", "it is a partition").await;
+}
+
+/// Nothing tells its rows apart any more, so their order is kept by sending one event after the other.
+#[tokio::test]
+async fn rows_stay_in_order_after_their_key_was_renamed() {
+    let scene = Scene::start("create table items (id int primary key, n int)").await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    scene.execute("insert into items values (1, 0)").await;
+    wait_for(&scene, "t", "active", "").await;
+    scene.arrivals("/t", 1).await;
+    scene.execute("alter table items rename id to key").await;
+    scene.receiver.on("/t", Script::first(1, Answer::status(500)));
+    scene.execute("update items set n = 1; update items set n = 2; update items set n = 3").await;
+    wait_for(&scene, "t", "degraded", "the columns that told rows apart (\"id\") are gone").await;
+    let arrived = |from: usize, changes: &[Value]| -> Vec<Value> {
+        changes[from..].iter().map(|change| change[2]["n"].clone()).collect()
+    };
+    assert_eq!(json!(arrived(1, &scene.changes("/t", 5).await)), json!([1, 1, 2, 3]));
+    replace(&scene, "t", "items", "/t", json!({})).await;
+    wait_for(&scene, "t", "active", "").await;
+    scene.execute("update items set n = 4").await;
+    assert_eq!(json!(arrived(5, &scene.changes("/t", 6).await)), json!([4]));
+    let rows = "select count(distinct row_hash) from walhook.event";
+    assert_eq!(scene.count(rows).await, 2, "by its key, and meanwhile by nothing");
 }

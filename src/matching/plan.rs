@@ -73,8 +73,8 @@ pub(super) struct TablePlan {
 
 pub(super) struct Watcher {
     pub(super) trigger_id: Uuid,
-    /// The columns that tell rows apart.
-    key: Vec<usize>,
+    /// The columns that tell rows apart; `None` where none ever did.
+    key: Option<Vec<usize>>,
     /// Whether all events fall into the trigger's lane.
     one_lane: bool,
     insert: Option<OperationPlan>,
@@ -368,10 +368,8 @@ impl Watcher {
             Change::Delete(OldRow::Key(old) | OldRow::Full(old)) => (Some(old), None),
             Change::Delete(OldRow::Absent) | Change::Truncate => return None,
         };
-        if self.key.is_empty() {
-            return None;
-        }
-        let cells = self.key.iter().map(|&index| text(old, index).or_else(|| text(new, index)).unwrap_or_default());
+        let cells =
+            self.key.as_ref()?.iter().map(|&index| text(old, index).or_else(|| text(new, index)).unwrap_or_default());
         Some(derive_row_hash(self.trigger_id, cells))
     }
 }
@@ -383,13 +381,15 @@ fn text(row: Option<Tuple<'_>>, index: usize) -> Option<&[u8]> {
     }
 }
 
-/// The columns that tell rows apart: the primary key's, unless the WAL holds others of an old row. An insert, an update
-/// and a delete of one row must give the same. None where the table has no key.
-fn row_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Vec<usize> {
+/// The columns that tell rows apart: the primary key's, unless the WAL holds others of an old row. All changes of a row
+/// must give the same. `None` without a key; no columns where they have other names now, so that all rows are as one.
+fn row_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Option<Vec<usize>> {
     let found: Vec<usize> = primary.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect();
     let whole = found.len() == primary.len() && found.iter().all(|&index| columns[index].in_identity);
     let in_wal: Vec<usize> = (0..columns.len()).filter(|&index| columns[index].in_identity).collect();
-    if identity == Identity::Full || in_wal.is_empty() || (whole && !found.is_empty()) { found } else { in_wal }
+    let by_name = identity == Identity::Full || in_wal.is_empty() || (whole && !found.is_empty());
+    let key = if by_name { found } else { in_wal };
+    (!key.is_empty() || !primary.is_empty()).then_some(key)
 }
 
 fn mask_of(columns: &Columns, plans: &[ColumnPlan]) -> Mask {

@@ -55,10 +55,10 @@ pub(super) fn actions(found: &Found, given: &Given<'_>) -> Vec<Action> {
     }
 }
 
-/// Why a trigger does not work as defined; `None` when it does. `namesake`: whether its table is gone and another one
-/// has the name.
+/// Why a trigger does not work as defined; `None` when it does. With its definition the columns that tell rows apart,
+/// as they were called when it was made. `namesake`: whether its table is gone and another one has the name.
 pub(super) fn problem(
-    definition: &Definition,
+    (definition, key): (&Definition, &[String]),
     found: Option<&Found>,
     namesake: bool,
     given: &Given<'_>,
@@ -66,6 +66,7 @@ pub(super) fn problem(
     let Some(found) = found else { return definition.subject.table().map(|table| dropped(table, namesake)) };
     let mut problems: Vec<String> = table_problem(definition, found, given).into_iter().collect();
     problems.extend(column_problems(definition, &found.table));
+    problems.extend(key_problem(key, &found.table));
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
@@ -148,4 +149,16 @@ fn column_problems(definition: &Definition, table: &Table) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Whoever renames the key leaves nothing that tells rows apart; see `matching::plan`.
+fn key_problem(key: &[String], table: &Table) -> Option<String> {
+    if key.is_empty() || key.iter().any(|name| table.columns.contains(name)) {
+        return None;
+    }
+    let names = key.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "the columns that told rows apart ({names}) are gone, so its events are delivered one after the other, to keep \
+         their order; replace the trigger"
+    ))
 }

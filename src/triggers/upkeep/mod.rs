@@ -25,6 +25,7 @@ use super::published::{self, Member};
 use super::table::{self, Table, quote};
 use super::{Catalogue, Error, Inconsistency, stored};
 use crate::capture;
+use crate::matching::Watch;
 use crate::model::{Definition, TableName};
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +40,8 @@ struct Watched {
     name: String,
     relation: u32,
     definition: Definition,
+    /// The columns that tell rows apart, as they were called when it was made.
+    key: Vec<String>,
     /// What its table is called now, if it was not dropped.
     table: Option<TableName>,
 }
@@ -113,7 +116,7 @@ impl Catalogue {
                 (None, Some(name)) => table::find(&transaction, name).await?.is_some(),
                 _ => false,
             };
-            if let Some(reason) = diagnosis::problem(&trigger.definition, found, namesake, &given) {
+            if let Some(reason) = diagnosis::problem((&trigger.definition, &trigger.key), found, namesake, &given) {
                 problems.insert(trigger.id, reason);
             }
         }
@@ -143,7 +146,12 @@ impl Catalogue {
             let relation: Option<u32> = row.get(2);
             if let Some(relation) = relation.filter(|_| !definition.operations.is_empty()) {
                 let (id, name) = (row.get(0), row.get(1));
-                watched.push(Watched { id, name, relation, definition, table });
+                let watch: Option<Watch> = row.get::<_, Option<&str>>(6).map(serde_json::from_str).transpose()?;
+                let key = match watch {
+                    Some(Watch::Table(watch)) => watch.key_columns,
+                    Some(Watch::Type(_)) | None => Vec::new(),
+                };
+                watched.push(Watched { id, name, relation, definition, key, table });
             }
         }
         Ok(watched)
