@@ -156,6 +156,28 @@ async fn a_promotion_is_a_gap() {
     check_gap(Scene { walhook, receiver, sql, database }, "writes timeline 2 and timeline 1").await;
 }
 
+/// Nobody else sees it: the node that had the source stands still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_was_made_anew_while_a_node_stood_by_is_a_gap_when_its_turn_comes() {
+    let cluster = cluster(&[]).await;
+    let patient = ["--node-timeout", "10m"];
+    let mut scene = scene(&cluster, &patient).await;
+    let mut other = Start::serve(&scene.database).with(&patient).ready().await;
+    let stands_by = || async { other.log().contains("standing by").then_some(()).ok_or_else(|| other.log()) };
+    eventually("a node that stands by", DEADLINE, stands_by).await;
+    scene.walhook.signal("STOP");
+    scene.database.drop_slot_in_use().await;
+    let slot = scene.database.slot();
+    scene.execute("insert into items (name) values ('lost')").await;
+    scene.execute(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    let owner = "select pg_terminate_backend(a.pid) from pg_stat_activity a join pg_locks l on l.pid = a.pid
+                 where a.application_name = 'walhook capture' and l.locktype = 'advisory' and l.granted";
+    scene.execute(owner).await;
+    assert_eq!(other.wait(DEADLINE).await.code(), Some(3), "{}", other.log());
+    assert!(other.log().contains("was recreated or moved on without walhook"), "{}", other.log());
+    assert_eq!(scene.count("select count(*) from walhook.gap where accepted_at is null").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_stream_outlives_a_stalled_queue_that_outlasts_the_servers_timeout() {
     let cluster = cluster(&[("wal_sender_timeout", "2s")]).await;

@@ -52,7 +52,7 @@ impl Counting {
         figures.events += events;
         figures.transactions += transactions;
         if let Some((_, committed_at)) = last {
-            let delay_micros = u64::try_from(now.0 - committed_at.0).unwrap_or(0);
+            let delay_micros = u64::try_from(now.0.saturating_sub(committed_at.0)).unwrap_or(0);
             figures.last = Some(Captured { committed_at, delay_micros });
         }
     }

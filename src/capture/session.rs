@@ -17,8 +17,8 @@ use super::figures::{Counting, Figures};
 use super::health::Keeper;
 use super::names::Names;
 use super::pace::Pace;
-use super::slot::{self, Sessions};
-use super::take_over::{Opening, own_source};
+use super::slot::Sessions;
+use super::take_over::{Opening, take_over};
 use super::types::TypeCatalogue;
 use super::{Error, Options, State};
 use crate::matching::Matcher;
@@ -34,8 +34,6 @@ const TICK: Duration = Duration::from_secs(5);
 /// chunk is a few MiB at most; the tick's statements are short.
 pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const TICK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Taking a source over is short as well, but for making a slot, which waits for the transactions that run.
-const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How much WAL without events is passed before progress is written for it. Our own progress row is WAL as well, so a
 /// smaller step would keep an idle database busy with itself.
 const IDLE_STEP: u64 = 64 * 1024;
@@ -52,12 +50,8 @@ pub(super) async fn run(
     figures: &watch::Sender<Figures>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let sessions = Sessions::open(options, "walhook capture").await?;
-    let prepared = within(TAKE_OVER_TIMEOUT, slot::prepare(&sessions, options, false)).await?;
+    let Some((sessions, prepared)) = take_over(options, member.id, state, stop).await? else { return Ok(()) };
     let Sessions { source: control, queue: session } = sessions;
-    if !own_source(&session, member.id, prepared.source_id, state, stop).await? {
-        return Ok(());
-    }
     // Only now: until the lock was ours, another node may have moved progress.
     let progress = within(APPEND_TIMEOUT, queue::read_progress(&*session, prepared.source_id)).await?;
     let watches = within(APPEND_TIMEOUT, queue::active_watches(&*session, prepared.source_id)).await?;
@@ -106,7 +100,7 @@ pub(super) async fn run(
         error = keeper.keep() => Err(error),
     };
     feed.fall_silent(prepared.source_id);
-    figures.send_modify(|figures| figures.slot = None);
+    figures.send_modify(|figures| (figures.slot, figures.last) = (None, None));
     running.stream.close().await;
     result
 }
@@ -241,9 +235,16 @@ impl Running<'_> {
 
     fn note_reached(&mut self, reached: Option<Lsn>) {
         // While an append runs, what came before its end is not settled yet.
-        if let (Some(reached), Log::Idle(_), false) = (reached, &self.log, self.assembler.has_cut_open_transaction()) {
+        if let Some(reached) = reached.filter(|_| self.is_settled()) {
             self.reached = self.reached.max(reached);
         }
+    }
+
+    /// Whether nothing is being appended, nor a part of a transaction that has not been committed. What is written
+    /// meanwhile would be acknowledged, and go if that does.
+    fn is_settled(&self) -> bool {
+        let committed = matches!(&self.log, Log::Idle(writer) if !writer.is_in_transaction());
+        committed && !self.assembler.has_cut_open_transaction()
     }
 
     fn start_append(&mut self) {
@@ -288,8 +289,7 @@ impl Running<'_> {
     /// Progress without events, and a look at what the stream does not tell.
     async fn tick(&mut self) -> Result<(), Error> {
         let stale = self.names.find_stale(self.assembler.watched_tables()).await?;
-        let settled = matches!(self.log, Log::Idle(_)) && !self.assembler.has_cut_open_transaction();
-        if settled && stale.is_some_and(|since| self.reached >= since) {
+        if self.is_settled() && stale.is_some_and(|since| self.reached >= since) {
             self.write_idle_progress().await?;
             return Err(ended("a table has another name, which Postgres tells a new stream only"));
         }
@@ -303,7 +303,7 @@ impl Running<'_> {
 
     async fn write_idle_progress(&mut self) -> Result<(), Error> {
         let Log::Idle(writer) = &self.log else { return Ok(()) };
-        if self.reached <= self.durable || self.assembler.has_cut_open_transaction() {
+        if self.reached <= self.durable || !self.is_settled() {
             return Ok(());
         }
         queue::write_progress(&**writer.session(), self.source_id, self.reached).await?;

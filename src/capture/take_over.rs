@@ -8,6 +8,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::session::{APPEND_TIMEOUT, ended, within};
+use super::slot::{self, Prepared, Sessions};
 use super::{Error, Facts, Options, State};
 use crate::model::Lsn;
 use crate::postgres::replication::{Connection, Start, Stream};
@@ -23,31 +24,62 @@ const LONGEST_SLOT_PAUSE: Duration = Duration::from_secs(5);
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 /// A node registers within moments of its start.
 const REGISTRATION_PAUSE: Duration = Duration::from_millis(20);
+/// To look at all that a stream needs is short, but for making a slot, which waits for the transactions that run.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Finds out whether anything was lost and waits until the source is ours. `None` when stopped.
+pub(super) async fn take_over(
+    options: &Options,
+    node: Uuid,
+    state: &watch::Sender<State>,
+    stop: &CancellationToken,
+) -> Result<Option<(Sessions, Prepared)>, Error> {
+    let sessions = Sessions::open(options, "walhook capture").await?;
+    let mut prepared = within(PREPARE_TIMEOUT, slot::prepare(&sessions, options, false)).await?;
+    let turn = own_source(&sessions.queue, node, prepared.source_id, state, stop).await?;
+    match turn {
+        Turn::Stopped => return Ok(None),
+        // What was seen before may be long ago: the slot may be another one by now.
+        Turn::AfterAnother => prepared = within(PREPARE_TIMEOUT, slot::prepare(&sessions, options, false)).await?,
+        Turn::AtOnce => {}
+    }
+    Ok(Some((sessions, prepared)))
+}
+
+/// How a source came to be ours.
+enum Turn {
+    AtOnce,
+    /// Another node, or this one's last session, had it when it was asked for first.
+    AfterAnother,
+    Stopped,
+}
 
 /// Waits for the right to write this source's log. Asks again and again instead of waiting inside Postgres, which would
-/// hold a snapshot open and keep vacuum from its work. Returns false when stopped.
-pub(super) async fn own_source(
+/// hold a snapshot open and keep vacuum from its work.
+async fn own_source(
     session: &Session,
     node: Uuid,
     source_id: i16,
     state: &watch::Sender<State>,
     stop: &CancellationToken,
-) -> Result<bool, Error> {
+) -> Result<Turn, Error> {
+    let mut turn = Turn::AtOnce;
     loop {
         let named = queue::own_session(&**session, node, Purpose::Source(source_id));
         let pause = if within(APPEND_TIMEOUT, named).await?.is_none() {
             // A moment after the start.
             REGISTRATION_PAUSE
         } else if within(APPEND_TIMEOUT, queue::try_capture_lock(&**session, source_id)).await? {
-            return Ok(true);
+            return Ok(turn);
         } else {
+            turn = Turn::AfterAnother;
             STANDBY_PAUSE
         };
         if pause == STANDBY_PAUSE && state.send_replace(State::StandingBy) != State::StandingBy {
             info!("another node captures this source; standing by");
         }
         tokio::select! {
-            () = stop.cancelled() => return Ok(false),
+            () = stop.cancelled() => return Ok(Turn::Stopped),
             () = tokio::time::sleep(pause) => {}
         }
     }

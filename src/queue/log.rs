@@ -93,6 +93,11 @@ impl LogWriter {
         Ok(LogWriter { session, source_id, next_seq: last_seq + 1, in_transaction: false, partitions, append })
     }
 
+    /// Whether a part of a transaction was appended whose commit comes with the rest of it.
+    pub fn is_in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
     /// The session, for statements between appends.
     pub fn session(&self) -> &Session {
         &self.session
