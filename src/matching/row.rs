@@ -132,8 +132,15 @@ fn print_cell(scratch: &mut Vec<u8>, column: &ColumnPlan, cell: Cell<'_>) -> boo
     }
 }
 
+/// More than this is not kept for the next row: one large row would be paid for as long as the stream lasts.
+const MUCH: usize = 1024 * 1024;
+
 /// One exact allocation a row: a shared arena would be kept alive whole by a single event that waits.
 fn finish(scratch: &mut Vec<u8>) -> Bytes {
     scratch.push(b'}');
-    Bytes::copy_from_slice(scratch)
+    let row = Bytes::copy_from_slice(scratch);
+    if scratch.capacity() > MUCH {
+        *scratch = Vec::new();
+    }
+    row
 }

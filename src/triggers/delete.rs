@@ -31,6 +31,8 @@ impl Catalogue {
         stored::insert_version(&transaction, (trigger.id, version), source_id, None, &definition).await?;
         self.undo_unused(&mut transaction, source_id).await?;
         transaction.commit().await?;
+        // To tell takes sessions of the same pool.
+        drop(client);
         self.tell(name).await;
         Ok(())
     }
