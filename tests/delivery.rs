@@ -319,3 +319,29 @@ async fn a_backlog_larger_than_memorys_bounds_is_delivered_whole_once_the_receiv
                  group by event_id having count(*) > 1) s";
     assert_eq!(scene.count(twice).await, 0);
 }
+
+/// They wait for an operator's lock, more of them than there are sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_the_api_that_wait_hold_up_no_retry() {
+    let scene = Arc::new(Scene::start(ITEMS).await);
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 3600}})).await;
+    scene.receiver.on("/t", Script::first(1, Answer::status(500)));
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'retry'", 1).await;
+    let operator = scene.database.connect().await;
+    operator.batch_execute("begin; select from walhook.trigger for update").await.expect("a lock");
+    let mut calls: tokio::task::JoinSet<u16> = (0..8)
+        .map(|_| {
+            let scene = Arc::clone(&scene);
+            async move { scene.call("replay_event_trigger", json!({"name": "t", "from_lsn": "0/1"})).await.0 }
+        })
+        .collect();
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    scene.wait_for_count(waits, 4).await;
+    scene.execute("update walhook.deferred set due_at = now(); select pg_notify('walhook', 'deferred')").await;
+    tokio::select! {
+        sent = scene.arrivals("/t", 2) => assert_eq!(sent.len(), 2),
+        ended = calls.join_next() => panic!("a call ended before the retry was sent: {ended:?}"),
+    }
+    operator.batch_execute("rollback").await.expect("an end");
+}

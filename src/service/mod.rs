@@ -119,6 +119,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         return Ok(());
     }
     let queue = postgres::pool(&config.queue, "walhook", POOL_SIZE);
+    // Its calls wait for locks and may read much; what delivery reads does not wait for them.
+    let api = postgres::pool(&config.queue, "walhook api", POOL_SIZE);
     let ended = CancellationToken::new();
     let (timeout, delivers) = (config.node_timeout, config.roles.delivery);
     let membership = Membership::new(config.queue.clone(), timeout, delivers, stop.clone(), ended.clone());
@@ -138,11 +140,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let mut watched = Vec::new();
     for source in &config.sources {
         let pool = match config.separate_queue {
-            true => postgres::pool(&source.database, "walhook", POOL_SIZE),
-            false => queue.clone(),
+            true => postgres::pool(&source.database, "walhook api", POOL_SIZE),
+            false => api.clone(),
         };
         let info = SourceInfo { name: source.name.clone(), publication: source.publication.clone() };
-        let catalogue = Catalogue::new(pool, queue.clone(), info, config.replica_identity, delivery.clone());
+        let catalogue = Catalogue::new(pool, api.clone(), info, config.replica_identity, delivery.clone());
         let (state, receiver) = watch::channel(capture::State::Starting);
         let (figures, captured) = watch::channel(capture::Figures::default());
         if config.roles.capture {

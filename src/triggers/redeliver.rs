@@ -1,6 +1,7 @@
 //! Starting attempts anew: an event's, or those of a trigger's dead events; or giving an event up.
 
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::ToSql;
 
 use super::invoke::to_system_time;
 use super::{Catalogue, Error, stored};
@@ -29,13 +30,16 @@ impl Catalogue {
         let source_id = self.queue_id(&*transaction).await?;
         let trigger = stored::find(&transaction, source_id, name).await?;
         trigger.ok_or_else(|| Error::UnknownTrigger(name.to_owned()))?;
-        let sql = match dry_run {
-            true => include_str!("../../sql/dead_count.sql"),
-            false => include_str!("../../sql/dead_redeliver.sql"),
-        };
         let DeadFilter { since, until, status } = filter;
-        let counted = transaction.query_one(sql, &[&name, since, until, status, &self.source.name]).await;
-        let count = counted.map_err(Error::of_range)?.get(0);
+        let parameters: [&(dyn ToSql + Sync); 5] = [&name, since, until, status, &self.source.name];
+        if dry_run {
+            // Nobody has to wait while they are counted.
+            transaction.commit().await?;
+            let counted = client.query_one(include_str!("../../sql/dead_count.sql"), &parameters).await;
+            return Ok(counted.map_err(Error::of_range)?.get(0));
+        }
+        let redelivered = transaction.query_one(include_str!("../../sql/dead_redeliver.sql"), &parameters).await;
+        let count = redelivered.map_err(Error::of_range)?.get(0);
         transaction.commit().await?;
         Ok(count)
     }

@@ -1,7 +1,7 @@
 //! Asking for a stretch of a trigger's log to be sent again. The nodes that deliver do the work.
 
-use deadpool_postgres::Transaction;
 use serde::Serialize;
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::{Catalogue, Error, stored};
@@ -78,27 +78,32 @@ impl Catalogue {
         dry_run: bool,
     ) -> Result<(Option<Uuid>, i64), Error> {
         let mut client = self.queue.get().await?;
+        let unknown = || Error::UnknownTrigger(name.to_owned());
         let transaction = client.transaction().await?;
         let source_id = self.queue_id(&*transaction).await?;
-        let trigger = stored::find(&transaction, source_id, name).await?;
-        let trigger_id = trigger.ok_or_else(|| Error::UnknownTrigger(name.to_owned()))?.id;
+        let trigger_id = stored::find(&transaction, source_id, name).await?.ok_or_else(unknown)?.id;
+        // Nobody has to wait while the events are counted, which may take long.
+        transaction.commit().await?;
         let (mut from_time, mut from_lsn, mut from_seq, mut to_seq) = (None, None, None, None);
         match &request.from {
             ReplayFrom::Time(time) => from_time = Some(time),
             ReplayFrom::Lsn(lsn) => from_lsn = Some(lsn),
-            ReplayFrom::Id(id) => from_seq = Some(seq_of(&transaction, id, trigger_id, source_id).await?),
+            ReplayFrom::Id(id) => from_seq = Some(seq_of(&client, id, trigger_id, source_id).await?),
         }
         if let Some(id) = &request.to_id {
-            to_seq = Some(seq_of(&transaction, id, trigger_id, source_id).await?);
+            to_seq = Some(seq_of(&client, id, trigger_id, source_id).await?);
         }
         let range = include_str!("../../sql/replay_range.sql");
         let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
             &[&trigger_id, &source_id, &from_time, &from_lsn, &from_seq, &to_seq];
-        let range = transaction.query_one(range, values).await.map_err(Error::of_range)?;
+        let range = client.query_one(range, values).await.map_err(Error::of_range)?;
         let (first_seq, last_seq, events): (i64, i64, i64) = (range.get(0), range.get(1), range.get(2));
         if dry_run {
             return Ok((None, events));
         }
+        let transaction = client.transaction().await?;
+        let found = stored::find(&transaction, source_id, name).await?;
+        found.filter(|trigger| trigger.id == trigger_id).ok_or_else(unknown)?;
         let id = Uuid::new_v4();
         let rate = request.rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
         let done_to = first_seq - 1;
@@ -158,9 +163,9 @@ impl Catalogue {
 }
 
 /// Where an event of the trigger stands in the log of its source.
-async fn seq_of(transaction: &Transaction<'_>, id: &str, trigger_id: Uuid, source_id: i16) -> Result<i64, Error> {
+async fn seq_of(client: &Client, id: &str, trigger_id: Uuid, source_id: i16) -> Result<i64, Error> {
     let id: EventId = id.parse().map_err(|_| Error::EventNotFound)?;
     let sql = include_str!("../../sql/replay_event.sql");
-    let row = transaction.query_opt(sql, &[&id, &trigger_id, &source_id]).await?;
+    let row = client.query_opt(sql, &[&id, &trigger_id, &source_id]).await?;
     Ok(row.ok_or(Error::EventNotFound)?.get(0))
 }
