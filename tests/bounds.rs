@@ -87,7 +87,8 @@ async fn a_backfill_of_values_that_are_packed_small_stays_out_of_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
-    const SECRETS: [&str; 3] = ["row-value-4711", "header-secret-4711", "url-secret-4711"];
+    const SECRETS: [&str; 5] =
+        ["row-value-4711", "header-secret-4711", "url-secret-4711", "literal-secret-4711", "login-secret-4711"];
     let scene = Scene::start_with(ITEM, |start| {
         let start = start.env("HEADER", "header-secret-4711").env("URL_KEY", "url-secret-4711");
         // As an operator would who looks for a fault.
@@ -98,7 +99,12 @@ async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
     let password = login.split('@').next().expect("a password").to_owned();
     let refused = scene.receiver.url("/refused?key={{URL_KEY}}");
     let headers = json!([{"name": "X-Secret", "value_from_env": "HEADER"}]);
-    scene.create("echo", "item", "/echo", json!({"headers": headers})).await;
+    let echo = json!({"headers": [headers[0], {"name": "X-Literal", "value": "literal-secret-4711"}],
+                      "enable_manual": true});
+    scene.create("echo", "item", "/echo", echo).await;
+    let with_login = scene.receiver.url("/login").replace("http://", "http://walhook:login-secret-4711@");
+    let login = json!({"name": "login", "table": "item", "webhook": with_login, "insert": {"columns": "*"}});
+    scene.succeed("create_event_trigger", login).await;
     let (status, _) = scene
         .call(
             "create_event_trigger",
@@ -113,6 +119,10 @@ async fn neither_secrets_nor_row_values_are_in_the_log_or_an_error() {
     scene.receiver.on("/refused?key=url-secret-4711", Script::always(Answer::garbage()));
     scene.execute("insert into item (payload) values ('row-value-4711')").await;
     scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'dead'", 2).await;
+    scene.succeed("invoke_event_trigger", json!({"name": "echo", "payload": {"by": "row-value-4711"}})).await;
+    scene.succeed("backfill_event_trigger", json!({"name": "echo", "where": "payload = 'row-value-4711'"})).await;
+    scene.wait_for_count("select count(*) from walhook.attempt where verdict = 'dead'", 4).await;
+    scene.arrivals("/login", 1).await;
     let (_, error) = scene
         .call(
             "create_event_trigger",

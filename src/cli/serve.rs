@@ -8,8 +8,11 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{Level, error, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::service::{self, Config, LogFormat, RawSettings};
 
@@ -56,9 +59,11 @@ fn start_log(format: Option<LogFormat>) -> anyhow::Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::try_from_env("WALHOOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What libraries say for those who work on them has statements with their values in it, and hosts with passwords.
+    let ours = filter_fn(|from| *from.level() <= Level::INFO || from.target().starts_with(env!("CARGO_PKG_NAME")));
     let started = match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Text => log.with_ansi(terminal).with_target(false).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with_ansi(terminal).with_target(false).finish().with(ours).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(ours).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
 }
