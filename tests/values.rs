@@ -4,6 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::cluster::TestDatabase;
 use support::scene::{Scene, change};
 
 /// Column types that arrive as numbers, booleans or JSON, with values as `row_to_json` prints them.
@@ -165,4 +166,22 @@ async fn a_row_of_many_megabytes_arrives_whole() {
         let large = new["large"].as_str().expect("a text");
         assert!(large.len() == 8_000_000 && large.bytes().all(|byte| byte == 96 + id), "row {id} is damaged");
     }
+}
+
+/// A database that was made without an encoding takes any bytes; its server would send none that are no UTF-8.
+#[tokio::test]
+async fn bytes_that_are_no_characters_stop_nothing() {
+    let database = TestDatabase::create_with("encoding 'SQL_ASCII' locale 'C' template template0").await;
+    let scene = Scene::in_database(database, "create table items (id int primary key, name text)", |start| start).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene
+        .execute(
+            r"begin; select pg_logical_emit_message(true, E'\377', 'anybody''s'); insert into items values (1, E'a\377b');
+              insert into items values (2, E'\303\274'); commit",
+        )
+        .await;
+    let mut changes = scene.changes("/t", 2).await;
+    changes.sort_by_key(|change| change[2]["id"].as_i64());
+    let expected = json!([["INSERT", null, {"id": 1, "name": "a\u{fffd}b"}], ["INSERT", null, {"id": 2, "name": "ü"}]]);
+    assert_eq!(json!(changes), expected);
 }

@@ -142,8 +142,10 @@ impl Assembler {
                 relations.iter().for_each(|relation| self.change(bytes, relation, Change::Truncate))
             }
             Message::Origin => self.open.iter_mut().for_each(|open| open.moment.replicated = true),
-            Message::Logical { transactional: true, prefix, content } if prefix == message::PREFIX => self.say(content),
-            Message::Logical { transactional: true, prefix, content } if prefix == backfill::PREFIX => {
+            Message::Logical { transactional: true, prefix, content } if prefix == message::PREFIX.as_bytes() => {
+                self.say(content)
+            }
+            Message::Logical { transactional: true, prefix, content } if prefix == backfill::PREFIX.as_bytes() => {
                 self.fill(content);
             }
             Message::Type | Message::Logical { .. } => {}

@@ -24,8 +24,8 @@ pub enum Message<'a> {
     Logical {
         /// Whether it belongs to the open transaction; otherwise it stands alone, also when its writer rolled back.
         transactional: bool,
-        /// Says whom it is for.
-        prefix: &'a str,
+        /// Says whom it is for; anybody's may be in no encoding.
+        prefix: &'a [u8],
         /// Whatever the writer wrote.
         content: &'a [u8],
     },
@@ -261,7 +261,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         'M' => {
             let transactional = reader.u8("flags")? & 1 == 1;
             reader.lsn("position")?;
-            let prefix = reader.string("prefix")?;
+            let prefix = reader.terminated("prefix")?;
             let length = reader.length("content length")?;
             Message::Logical { transactional, prefix, content: reader.bytes(length, "content")? }
         }
@@ -408,7 +408,7 @@ mod tests {
         let commit = [&b"C\0"[..], &[0; 8], &[0, 0, 0, 1, 0, 0, 0, 3], &[0; 8]].concat();
         assert_eq!(decode(&commit), Ok(Message::Commit { end_lsn: Lsn(1 << 32 | 3) }));
         let logical = [&b"M\x01"[..], &[0; 8], b"walhook\0\0\0\0\x02hi"].concat();
-        let expected = Message::Logical { transactional: true, prefix: "walhook", content: b"hi" };
+        let expected = Message::Logical { transactional: true, prefix: b"walhook", content: b"hi" };
         assert_eq!(decode(&logical), Ok(expected));
         for whole in [begin, commit, logical] {
             assert!((1..whole.len()).all(|end| decode(&whole[..end]).is_err()));

@@ -102,9 +102,14 @@ impl<'a> Reader<'a> {
 
     /// A string that ends in a zero byte.
     pub(super) fn string(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.terminated(field)?).map_err(|_| self.invalid(field))
+    }
+
+    /// What comes before a zero byte, in whichever encoding.
+    pub(super) fn terminated(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let end = self.rest.iter().position(|&byte| byte == 0);
         let end = end.ok_or(DecodeError::Truncated { tag: self.tag, field })?;
-        let text = std::str::from_utf8(&self.rest[..end]).map_err(|_| self.invalid(field))?;
+        let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(text)
     }

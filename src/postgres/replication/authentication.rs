@@ -20,14 +20,22 @@ enum Request {
     Unknown(u32),
 }
 
+/// What the server says of itself at the login.
+#[derive(Default)]
+pub(super) struct Greeting {
+    pub(super) is_standby: bool,
+    /// The database keeps bytes as they come, whatever characters they are.
+    pub(super) is_without_encoding: bool,
+}
+
 impl Connection {
-    /// From the startup message to the first prompt. Tells whether the server is a standby.
+    /// From the startup message to the first prompt.
     pub(super) async fn log_in(
         &mut self,
         config: &Config,
         target: &Target,
         end_point: Option<Vec<u8>>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Greeting, Error> {
         let parameters = [
             ("user", config.get_user()),
             ("database", config.get_dbname()),
@@ -113,14 +121,17 @@ impl Connection {
     }
 
     /// Reads on to the first prompt.
-    async fn read_parameters(&mut self) -> Result<bool, Error> {
-        let mut standby = false;
+    async fn read_parameters(&mut self) -> Result<Greeting, Error> {
+        let mut greeting = Greeting::default();
         loop {
             let (tag, body) = self.incoming.next().await?;
             match tag {
-                b'S' => standby |= body == b"in_hot_standby\0on\0",
+                b'S' => {
+                    greeting.is_standby |= body == b"in_hot_standby\0on\0";
+                    greeting.is_without_encoding |= body == b"server_encoding\0SQL_ASCII\0";
+                }
                 b'K' | b'N' => {}
-                b'Z' => return Ok(standby),
+                b'Z' => return Ok(greeting),
                 b'E' => return Err(Error::Server(ServerError::read(body))),
                 other => return Err(unexpected(other, "the login")),
             }

@@ -68,8 +68,12 @@ impl Connection {
         let end_point = transport.end_point().map(<[u8]>::to_vec);
         let (reader, outgoing) = tokio::io::split(transport);
         let mut connection = Connection { incoming: Incoming::new(reader), outgoing };
-        let standby = connection.log_in(&config, &target, end_point).await?;
-        Ok((connection, standby))
+        let greeting = connection.log_in(&config, &target, end_point).await?;
+        if greeting.is_without_encoding {
+            // Else the server ends the stream at the first byte that is no UTF-8, each time.
+            connection.query("SET client_encoding = 'SQL_ASCII'").await?;
+        }
+        Ok((connection, greeting.is_standby))
     }
 
     /// Asks which server this is.
