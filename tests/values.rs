@@ -176,8 +176,8 @@ async fn bytes_that_are_no_characters_stop_nothing() {
     scene.create("t", "items", "/t", json!({})).await;
     scene
         .execute(
-            r"begin; select pg_logical_emit_message(true, E'\377', 'anybody''s'); insert into items values (1, E'a\377b');
-              insert into items values (2, E'\303\274'); commit",
+            r"begin; select pg_logical_emit_message(true, E'\377', 'anybody''s');
+              insert into items values (1, E'a\377b'), (2, E'\303\274'); commit",
         )
         .await;
     let mut changes = scene.changes("/t", 2).await;

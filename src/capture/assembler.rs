@@ -11,7 +11,7 @@ use super::Error;
 use super::backfill::{self, Outcome, Request, Tracker};
 use super::message;
 use crate::matching::{Change, Matcher, Moment, Watch};
-use crate::model::{Event, Lsn, Position, TableName};
+use crate::model::{Event, Lsn, Position, TableName, Timestamp};
 use crate::pgoutput::{self, Cell, Message, Relation, Tuple, TypeShape};
 use crate::postgres::replication::Frame;
 use crate::queue::{Activation, Advance, Chunk};
@@ -247,7 +247,7 @@ impl Assembler {
             return;
         }
         let before = self.events.len();
-        let said = message::decode(content).and_then(|said| said.committed(open.moment.committed_at));
+        let said = message::decode(content).and_then(|said| said.committed(open.moment.committed_at, Timestamp::now()));
         match said {
             Ok(message::Message::Context(context)) => {
                 let escaped = context.as_deref().filter(|_| self.ascii).and_then(message::escaped);

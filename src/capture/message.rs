@@ -30,9 +30,11 @@ const LONGEST_WAIT_SEC: u64 = 3_660 * 86_400;
 
 impl Message<'_> {
     /// As it is to be taken in the transaction that committed at this time: what is due already has no time of its own.
-    pub(super) fn committed(self, committed_at: Timestamp) -> Result<Self, String> {
+    /// A transaction of a replication origin may have a time from long ago, so the latest is counted from `now`, too.
+    pub(super) fn committed(self, committed_at: Timestamp, now: Timestamp) -> Result<Self, String> {
+        let latest = committed_at.max(now).plus_seconds(LONGEST_WAIT_SEC);
         match self {
-            Message::Event { deliver_at: Some(at), .. } if at > committed_at.plus_seconds(LONGEST_WAIT_SEC) => {
+            Message::Event { deliver_at: Some(at), .. } if at > latest => {
                 Err("it is to be delivered more than 10 years later".into())
             }
             Message::Event { event_type, data, deliver_at } => {
@@ -167,15 +169,19 @@ mod tests {
     #[test]
     fn a_time_to_come_is_kept_within_bounds_and_one_that_is_over_means_now() {
         let now = Timestamp(1_536_131_661_601_701);
-        let kept = |at: i64| {
+        let (long_ago, never) = (Timestamp(0), Timestamp(i64::MIN));
+        let kept_of = |at: i64, committed_at: Timestamp, now: Timestamp| {
             let content = format!(r#"{{"event": {{"type": "a", "data": null, "deliver_at": {at}}}}}"#);
-            match decode(content.as_bytes()).expect("a message").committed(now) {
+            match decode(content.as_bytes()).expect("a message").committed(committed_at, now) {
                 Ok(Message::Event { deliver_at, .. }) => Ok(deliver_at),
                 Ok(other) => panic!("{other:?}"),
                 Err(reason) => Err(reason),
             }
         };
+        let kept = |at: i64| kept_of(at, now, never);
         assert_eq!(kept(now.0 + 1), Ok(Some(Timestamp(now.0 + 1))));
+        assert_eq!(kept_of(now.0 + 1, long_ago, now), Ok(Some(Timestamp(now.0 + 1))));
+        assert!(kept_of(now.plus_seconds(LONGEST_WAIT_SEC).0 + 1, long_ago, now).is_err());
         for over in [now.0, now.0 - 1, 0, -1, i64::MIN] {
             assert_eq!(kept(over), Ok(None), "{over}");
         }
