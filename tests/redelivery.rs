@@ -286,3 +286,30 @@ async fn wait_for_a_look_at_what_is_due(scene: &Scene) {
     let check = || async { scene.value::<bool>(&looks, &[]).await.then_some(()).ok_or("it did not look") };
     eventually("a look at what is due", DEADLINE, check).await;
 }
+
+/// What was sent behind it is as little recorded, so that both come again in their order.
+#[tokio::test]
+async fn a_crash_while_a_transaction_is_open_about_an_event_forgets_those_behind_it_as_well() {
+    let scene = Scene::start("create table items (id int primary key, n int)").await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 5}})).await;
+    scene.receiver.on("/t", Script::first(1, Answer::status(500)));
+    let operator = scene.database.connect().await;
+    scene.execute("insert into items values (1, 0); update items set n = 1").await;
+    scene.wait_for_count("select count(*) from walhook.deferred where reason = 'parked'", 1).await;
+    let lock = "begin; select from walhook.deferred where reason = 'retry' for update";
+    operator.batch_execute(lock).await.expect("a lock");
+    scene.arrivals("/t", 3).await;
+    // What ended before this is recorded by now, as far as it can be.
+    scene.execute("insert into items values (2, 0)").await;
+    scene
+        .wait_for_count("select count(*) from walhook.events where status = 'delivered' and new ->> 'id' = '2'", 1)
+        .await;
+    let scene = scene.crash_and_restart().await;
+    operator.batch_execute("rollback").await.expect("the operator is done");
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered'", 3).await;
+    let mut sent: Vec<Value> =
+        scene.arrivals("/t", 6).await.iter().map(|one| one.json()["event"]["data"]["new"].clone()).collect();
+    sent.retain(|new| new["id"] == 1);
+    let sent: Vec<i64> = sent.iter().filter_map(|new| new["n"].as_i64()).collect();
+    assert_eq!(sent, [0, 0, 1, 0, 1]);
+}

@@ -1,7 +1,7 @@
 //! Recording what came of attempts: the attempt log, and with it what is deferred and what waits no more.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -110,7 +110,14 @@ impl OutcomeWriter {
             settled.asked_again = begins_with.is_some_and(|first| first < number(settled.attempt.number));
         }
         let is_locked = |event: EventId| found.get(&event) == Some(&None);
-        later.settled.extend(batch.settled.extract_if(.., |settled| is_locked(settled.event_id)));
+        // What came behind one in its row waits with it: were only that one forgotten, it would come again after them.
+        let row = |settled: &Settled| settled.holds.map(|row| (settled.trigger_id, row));
+        let locked = batch.settled.iter().filter(|settled| is_locked(settled.event_id));
+        let held_up: HashSet<(Uuid, RowHash)> = locked.filter_map(row).collect();
+        let waits = |settled: &mut Settled| {
+            is_locked(settled.event_id) || row(settled).is_some_and(|row| held_up.contains(&row))
+        };
+        later.settled.extend(batch.settled.extract_if(.., waits));
         later.skipped.extend(batch.skipped.extract_if(.., |skipped| is_locked(skipped.event_id)));
         Ok(())
     }
