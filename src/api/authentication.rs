@@ -1,7 +1,10 @@
 //! Who calls: the admin secret and the role (reference/hasura.md, 1.1), or a scraper.
 
+use std::net::IpAddr;
+
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -23,9 +26,9 @@ pub struct Secrets {
     pub metrics: Option<SecretString>,
 }
 
-/// Checks the admin secret; without one configured everybody is admin.
+/// Checks the admin secret; without one configured every program of this machine is admin.
 pub(super) fn check_secret(expected: Option<&SecretString>, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(expected) = expected else { return Ok(()) };
+    let Some(expected) = expected else { return check_own_machine(headers) };
     let names = "\"x-hasura-admin-secret\"/\"x-hasura-access-key\"";
     let Some(given) = headers.get(SECRET_HEADER).or_else(|| headers.get(DEPRECATED_SECRET_HEADER)) else {
         return Err(ApiError::unauthorized(format!("{names} required, but not found")));
@@ -37,7 +40,7 @@ pub(super) fn check_secret(expected: Option<&SecretString>, headers: &HeaderMap)
 }
 
 /// Checks that the caller may read the metrics: by either secret as a bearer token, which is what Prometheus can send,
-/// or by the admin secret as anywhere else. Where no secret is configured everybody may.
+/// or by the admin secret as anywhere else. Where no secret is configured every program of this machine may.
 pub(super) fn check_scraper(secrets: &Secrets, headers: &HeaderMap) -> Result<(), ApiError> {
     let Secrets { admin, metrics } = secrets;
     if let (Some(_), Ok(())) = (admin, check_secret(admin.as_ref(), headers)) {
@@ -46,10 +49,38 @@ pub(super) fn check_scraper(secrets: &Secrets, headers: &HeaderMap) -> Result<()
     let mut expected = [metrics, admin].into_iter().flatten().peekable();
     let token = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(BEARER.len()));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
-    match expected.peek().is_none() || token.is_some_and(|token| expected.any(|secret| is_same(secret, token))) {
+    if expected.peek().is_none() {
+        return check_own_machine(headers);
+    }
+    match token.is_some_and(|token| expected.any(|secret| is_same(secret, token))) {
         true => Ok(()),
         false => Err(ApiError::unauthorized("send Authorization: Bearer with the metrics secret".into())),
     }
+}
+
+/// Only a loopback address is listened on then, but a browser reaches that as well: no page from elsewhere may call,
+/// nor one whose name was made to lead here.
+fn check_own_machine(headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = headers.get(HOST).map(|host| is_loopback(host.to_str().unwrap_or_default()));
+    let origin = headers.get(ORIGIN).map(|origin| {
+        let (_, authority) = origin.to_str().unwrap_or_default().split_once("://").unwrap_or_default();
+        is_loopback(authority)
+    });
+    match host != Some(false) && origin != Some(false) {
+        true => Ok(()),
+        false => Err(ApiError::unauthorized(
+            "without an admin secret only programs of this machine may call, by a loopback address or localhost and \
+             from no other page; set --admin-secret"
+                .into(),
+        )),
+    }
+}
+
+/// Whether a host, with or without its port, is this machine whoever asks.
+fn is_loopback(host_and_port: &str) -> bool {
+    let Ok(authority) = host_and_port.parse::<Authority>() else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Hashes are compared, because comparing texts of different lengths would tell the length.
@@ -94,6 +125,28 @@ mod tests {
             );
         }
         assert!(check_secret(None, &headers(&[(SECRET_HEADER, "anything")])).is_ok());
+        let page = [(SECRET_HEADER, "s3cret"), ("host", "hooks.example.com"), ("origin", "https://example.com")];
+        assert_eq!(check(&page), Ok(()));
+    }
+
+    #[test]
+    fn without_a_secret_pages_from_elsewhere_are_refused() {
+        let check = |pairs: &[_]| {
+            let answers = [check_secret(None, &headers(pairs)), check_scraper(&Secrets::default(), &headers(pairs))];
+            assert_eq!(answers[0].is_ok(), answers[1].is_ok());
+            answers[0].is_ok()
+        };
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "[::1]"] {
+            assert!(check(&[("host", host)]), "{host}");
+        }
+        for host in ["example.com", "localhost.example.com:8080", "10.0.0.1:8080", "", "[::2]:8080", "127.0.0.1.nip.io"]
+        {
+            assert!(!check(&[("host", host)]), "{host}");
+        }
+        assert!(check(&[("host", "localhost:8080"), ("origin", "http://localhost:9695")]));
+        for origin in ["https://example.com", "null", "", "http://localhost@example.com", "https://127.0.0.1.nip.io"] {
+            assert!(!check(&[("host", "localhost:8080"), ("origin", origin)]), "{origin}");
+        }
     }
 
     #[test]
