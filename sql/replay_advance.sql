@@ -5,7 +5,7 @@
 --         attempt_event, deferred_pkey.
 with replay as (
     select r.*, greatest(now(), r.next_due_at) as starts_at,
-           case when r.rate is null then interval '1 microsecond' else interval '1 second' / r.rate end as step
+           greatest(interval '1 second' / r.rate, interval '1 microsecond') as step
     from walhook.replay r where r.id = $1
 ), looked_at as materialized (
     select e.id, e.trigger_id, e.source_id, e.seq, e.committed_at, e.commit_lsn, e.lane

@@ -221,10 +221,15 @@ fn queue(
     source::database("queue", (url, url_file.as_deref()), (password, password_file.as_deref()), place)
 }
 
-/// A secret that is set; an empty one is none.
+/// A secret that is set; an empty one is none, but for that of a file, where somebody means one.
 fn secret(name: &str, value: Option<String>, file: Option<PathBuf>, problems: &mut Problems) -> Option<SecretString> {
-    let secret = problems.note(value_or_file(name, value, file.as_deref())).flatten();
-    secret.filter(|secret| !secret.is_empty()).map(SecretString::from)
+    let secret = problems.note(value_or_file(name, value, file.as_deref())).flatten()?;
+    if secret.is_empty() {
+        let missing = |file: PathBuf| problems.note::<()>(Err(format!("{name}-file {}: it is empty", file.display())));
+        file.and_then(missing);
+        return None;
+    }
+    Some(SecretString::from(secret))
 }
 
 fn reachable_by_nobody_else(listen: SocketAddr) -> Result<(), String> {
@@ -343,6 +348,19 @@ mod tests {
 
     fn at(url: &str) -> RawSource {
         RawSource { database_url: Some(url.into()), ..RawSource::default() }
+    }
+
+    #[test]
+    fn a_file_without_a_secret_is_a_problem() {
+        let empty = tempfile::NamedTempFile::new().expect("a file");
+        let from = |file: &std::path::Path| RawSettings { admin_secret_file: Some(file.into()), ..raw() };
+        let problems = check(from(empty.path())).expect_err("no secret").to_string();
+        assert!(problems.contains("--admin-secret-file") && problems.contains("it is empty"), "{problems}");
+        std::fs::write(empty.path(), "s3cret\n").expect("a secret");
+        assert!(check(from(empty.path())).expect("usable").admin_secret.is_some());
+        assert!(
+            check(RawSettings { admin_secret: Some(String::new()), ..raw() }).expect("usable").admin_secret.is_none()
+        );
     }
 
     #[test]
