@@ -184,6 +184,32 @@ async fn migrations_run_once_also_when_two_start_at_the_same_time() {
     assert!(again.terminate(DEADLINE).await.success());
 }
 
+/// A dump reads the tables for as long as it takes, and whoever waits for their locks holds up all that come behind.
+#[tokio::test]
+async fn a_migration_that_has_to_wait_holds_nobody_up() {
+    let Scene { walhook, receiver, sql, database } = Scene::start(ITEMS).await;
+    walhook.kill9().await;
+    // As an older release left it.
+    let undo = "alter table walhook.trigger_version drop column made_lsn, drop column system_identifier;
+                delete from walhook.migration where version >= 24";
+    sql.batch_execute(undo).await.expect("an older schema");
+    let dump = database.connect().await;
+    dump.batch_execute("begin; select from walhook.trigger_version").await.expect("a dump");
+    let walhook = Start::serve(&database).spawn();
+    let waits = || async { walhook.log().contains("waits for a lock").then_some(()).ok_or_else(|| walhook.log()) };
+    eventually("a migration that waits", DEADLINE, waits).await;
+    let scene = Scene { walhook, receiver, sql, database };
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and application_name = 'walhook setup' and wait_event_type = 'Lock'";
+    for _ in 0..2 {
+        scene.wait_for_count(waits, 1).await;
+        scene.execute("set lock_timeout = '20s'; lock table walhook.trigger_version in row exclusive mode").await;
+    }
+    dump.batch_execute("commit").await.expect("the end of the dump");
+    let Scene { mut walhook, .. } = scene;
+    walhook.wait_until_ready().await;
+}
+
 #[tokio::test]
 async fn a_second_node_stands_by_and_takes_over_from_a_killed_one() {
     let Scene { walhook, receiver, sql, database } = Scene::start(ITEMS).await;

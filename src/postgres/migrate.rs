@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Error, Session};
+use super::{Error, LOCK_NOT_AVAILABLE, Session};
 
 /// Numbered from 1 by their place. Never change one that was released: add the next.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -37,6 +37,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
 ];
 
 const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(200);
+/// Longer than a try may wait, so that those who were held up by one are through before the next.
+const BETWEEN_MIGRATION_TRIES: Duration = Duration::from_secs(3);
 
 /// Applies what is missing, each migration in a transaction of its own, all under one advisory lock so that nodes that
 /// start together wait for each other. Returns how many were applied.
@@ -93,14 +95,28 @@ async fn apply_missing(session: &mut Session) -> Result<usize, Error> {
         }
     }
     for (index, (name, sql)) in MIGRATIONS.iter().enumerate().skip(applied.len()) {
-        let version = index as i32 + 1;
-        let transaction = session.transaction().await?;
-        transaction.batch_execute(sql).await?;
-        let record = include_str!("../../sql/migrate_record.sql");
-        transaction.execute(record, &[&version, name, &checksum_of(sql)]).await?;
-        transaction.commit().await?;
+        let mut told = false;
+        while let Err(error) = apply(session, index as i32 + 1, name, sql).await {
+            if error.sqlstate() != Some(LOCK_NOT_AVAILABLE) {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut told, true) {
+                warn!("migration {name} waits for a lock that others hold, such as a dump; walhooks that run go on");
+            }
+            tokio::time::sleep(BETWEEN_MIGRATION_TRIES).await;
+        }
     }
     Ok(MIGRATIONS.len() - applied.len())
+}
+
+async fn apply(session: &mut Session, version: i32, name: &str, sql: &str) -> Result<(), Error> {
+    let transaction = session.transaction().await?;
+    // Whoever waits for a table's lock holds up all that come behind, and a dump may last for hours.
+    transaction.batch_execute("set local lock_timeout = '1s'").await?;
+    transaction.batch_execute(sql).await?;
+    let record = include_str!("../../sql/migrate_record.sql");
+    transaction.execute(record, &[&version, &name, &checksum_of(sql)]).await?;
+    Ok(transaction.commit().await?)
 }
 
 fn checksum_of(sql: &str) -> String {
