@@ -340,7 +340,9 @@ async fn calls_of_the_api_that_wait_hold_up_no_retry() {
     scene.wait_for_count(waits, 4).await;
     scene.execute("update walhook.deferred set due_at = now(); select pg_notify('walhook', 'deferred')").await;
     tokio::select! {
+        biased;
         sent = scene.arrivals("/t", 2) => assert_eq!(sent.len(), 2),
+        // Each waits for the lock for five seconds at most; that is when a session would be free.
         ended = calls.join_next() => panic!("a call ended before the retry was sent: {ended:?}"),
     }
     operator.batch_execute("rollback").await.expect("an end");

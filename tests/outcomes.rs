@@ -86,6 +86,7 @@ async fn an_outcome_outlives_a_registration_that_is_lost_with_the_session() {
     let is_told = "select count(*) from walhook.node, pg_stat_activity
                    where wait_event = 'PgSleep' and datname = current_database()";
     scene.wait_for_count(is_told, 1).await;
+    assert_eq!(scene.count(DELIVERED).await, 0, "the request is under way");
     scene.execute(END_OWNER).await;
     check_sent_once(&scene).await;
     let log = scene.walhook.log();

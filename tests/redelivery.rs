@@ -276,14 +276,16 @@ async fn an_event_that_is_redelivered_just_after_it_was_given_up_is_sent() {
 
 async fn wait_for_a_look_at_what_is_due(scene: &Scene) {
     let now: String = scene.value("select clock_timestamp()::text", &[]).await;
-    scene.execute("select pg_notify('walhook', 'deferred')").await;
     let looks = format!(
         "select count(*) from pg_stat_activity
          where query like '-- Purpose: when the next deferred event%' and datname = current_database()
            and query_start > '{now}' and state = 'idle'"
     );
     let looks = format!("select ({looks}) > 0");
-    let check = || async { scene.value::<bool>(&looks, &[]).await.then_some(()).ok_or("it did not look") };
+    let check = || async {
+        scene.execute("select pg_notify('walhook', 'deferred')").await;
+        scene.value::<bool>(&looks, &[]).await.then_some(()).ok_or("it did not look")
+    };
     eventually("a look at what is due", DEADLINE, check).await;
 }
 

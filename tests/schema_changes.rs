@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::scene::{DEADLINE, Scene, trigger};
 use support::wait::eventually;
 
-/// Statements, in one transaction and each in its own, and what the log has of them. Nobody has to do anything.
+/// Statements, in one transaction and each in its own, and what the log has of them.
 async fn check(ddl: &str, statements: &[&str], expected: Value) {
     check_with_status(ddl, statements, expected, "active").await;
 }

@@ -200,7 +200,8 @@ async fn a_migration_that_has_to_wait_holds_nobody_up() {
     eventually("a migration that waits", DEADLINE, waits).await;
     let scene = Scene { walhook, receiver, sql, database };
     let waits = "select count(*) from pg_stat_activity
-                 where datname = current_database() and application_name = 'walhook setup' and wait_event_type = 'Lock'";
+                 where datname = current_database() and application_name = 'walhook setup'
+                   and wait_event_type = 'Lock'";
     for _ in 0..2 {
         scene.wait_for_count(waits, 1).await;
         scene.execute("set lock_timeout = '20s'; lock table walhook.trigger_version in row exclusive mode").await;

@@ -1,4 +1,5 @@
--- What somebody has redelivered is no replay's any more: to cancel that replay would drop it.
+-- A retry of a replay, or one that is held, which somebody has redelivered is that replay's no more: to cancel the
+-- replay would drop it.
 
 create or replace function walhook.redeliver(event_id uuid) returns boolean
 language plpgsql security definer

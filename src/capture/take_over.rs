@@ -40,7 +40,7 @@ pub(super) async fn take_over(
     match turn {
         Turn::Stopped => return Ok(None),
         // What was seen before may be long ago: the slot may be another one by now.
-        Turn::AfterAnother => prepared = within(PREPARE_TIMEOUT, slot::prepare(&sessions, options, false)).await?,
+        Turn::Later => prepared = within(PREPARE_TIMEOUT, slot::prepare(&sessions, options, false)).await?,
         Turn::AtOnce => {}
     }
     Ok(Some((sessions, prepared)))
@@ -49,8 +49,8 @@ pub(super) async fn take_over(
 /// How a source came to be ours.
 enum Turn {
     AtOnce,
-    /// Another node, or this one's last session, had it when it was asked for first.
-    AfterAnother,
+    /// Another node may have had it meanwhile.
+    Later,
     Stopped,
 }
 
@@ -67,12 +67,11 @@ async fn own_source(
     loop {
         let named = queue::own_session(&**session, node, Purpose::Source(source_id));
         let pause = if within(APPEND_TIMEOUT, named).await?.is_none() {
-            // A moment after the start.
+            // A moment after the start, or until heartbeats pass again.
             REGISTRATION_PAUSE
         } else if within(APPEND_TIMEOUT, queue::try_capture_lock(&**session, source_id)).await? {
             return Ok(turn);
         } else {
-            turn = Turn::AfterAnother;
             STANDBY_PAUSE
         };
         if pause == STANDBY_PAUSE && state.send_replace(State::StandingBy) != State::StandingBy {
@@ -80,7 +79,7 @@ async fn own_source(
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(Turn::Stopped),
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause) => turn = Turn::Later,
         }
     }
 }

@@ -382,7 +382,7 @@ fn text(row: Option<Tuple<'_>>, index: usize) -> Option<&[u8]> {
 }
 
 /// The columns that tell rows apart: the primary key's, unless the WAL holds others of an old row. All changes of a row
-/// must give the same. `None` without a key; no columns where they have other names now, so that all rows are as one.
+/// must give the same. `None` without a key; no columns where they have other names now: all rows are as one then.
 fn row_key(primary: &[String], identity: Identity, columns: &[ColumnPlan]) -> Option<Vec<usize>> {
     let found: Vec<usize> = primary.iter().filter_map(|name| TablePlan::column_index(columns, name)).collect();
     let whole = found.len() == primary.len() && found.iter().all(|&index| columns[index].in_identity);

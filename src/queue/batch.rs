@@ -31,8 +31,8 @@ pub struct Settled {
     pub attempt: Attempt,
     /// Whether a failure is one of the trigger's `num_retries`. One that is part of its endpoint's outage is not.
     pub counts: bool,
-    /// Somebody had it redelivered while the attempt was under way: after a failure it begins anew. Found out when it
-    /// is recorded.
+    /// Somebody had it redelivered after it was fetched for this attempt: after a failure it begins anew. Found out
+    /// when it is recorded, by the number: an attempt that is the first one itself does not tell.
     pub asked_again: bool,
 }
 

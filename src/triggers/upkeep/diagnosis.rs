@@ -6,7 +6,7 @@ use super::super::ReplicaIdentityPolicy;
 use super::super::publication;
 use super::super::published::{Member, State};
 use super::super::table::{Table, quote};
-use crate::model::{Definition, TableName};
+use crate::model::{Definition, Ordering, TableName};
 
 /// The table of a trigger as it is now.
 pub(super) struct Found {
@@ -66,7 +66,7 @@ pub(super) fn problem(
     let Some(found) = found else { return definition.subject.table().map(|table| dropped(table, namesake)) };
     let mut problems: Vec<String> = table_problem(definition, found, given).into_iter().collect();
     problems.extend(column_problems(definition, &found.table));
-    problems.extend(key_problem(key, &found.table));
+    problems.extend(key_problem(definition, key, found));
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
@@ -151,14 +151,17 @@ fn column_problems(definition: &Definition, table: &Table) -> Vec<String> {
     problems
 }
 
-/// Whoever renames the key leaves nothing that tells rows apart; see `matching::plan`.
-fn key_problem(key: &[String], table: &Table) -> Option<String> {
-    if key.is_empty() || key.iter().any(|name| table.columns.contains(name)) {
+/// Whoever renames the key leaves nothing that tells rows apart, unless the WAL says what else does; see
+/// `matching::plan`.
+fn key_problem(definition: &Definition, key: &[String], found: &Found) -> Option<String> {
+    let is_gone = !key.is_empty() && !key.iter().any(|name| found.table.columns.contains(name));
+    let matters = definition.ordering == Ordering::Row && found.state.members.iter().any(|one| one.identity == "f");
+    if !(is_gone && matters) {
         return None;
     }
     let names = key.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
     Some(format!(
-        "the columns that told rows apart ({names}) are gone, so its events are delivered one after the other, to keep \
-         their order; replace the trigger"
+        "the columns that told rows apart ({names}) are gone, so what has changed since is delivered one after the \
+         other, to keep its order; replace the trigger"
     ))
 }
