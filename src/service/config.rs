@@ -225,8 +225,11 @@ fn queue(
 fn secret(name: &str, value: Option<String>, file: Option<PathBuf>, problems: &mut Problems) -> Option<SecretString> {
     let secret = problems.note(value_or_file(name, value, file.as_deref())).flatten()?;
     if secret.is_empty() {
-        let missing = |file: PathBuf| problems.note::<()>(Err(format!("{name}-file {}: it is empty", file.display())));
-        file.and_then(missing);
+        if let Some(file) = file {
+            let problem =
+                format!("{name}-file {}: it is empty; write the secret to it, or leave it out", file.display());
+            problems.note::<()>(Err(problem));
+        }
         return None;
     }
     Some(SecretString::from(secret))
