@@ -13,6 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout};
 
 use super::Endpoint;
 use super::gate::Permit;
@@ -119,7 +120,7 @@ impl Client {
                     Err(error) => Ok(Err(failure(&error))),
                 }
             };
-            let ended = tokio::time::timeout(timeout, answered).await.unwrap_or_else(|_| {
+            let ended = within(timeout, answered).await.unwrap_or_else(|| {
                 let text = format!("no answer within {} s", timeout.as_secs());
                 Ok(Err(Failure { kind: FailureKind::Timeout, text }))
             });
@@ -128,6 +129,23 @@ impl Client {
                 Err(failure) => (Outcome::Failed(failure), Body::default()),
             })
         }
+    }
+}
+
+/// A timer that is so much late was not watched: this process stood still.
+const STOOD_STILL: Duration = Duration::from_millis(100);
+/// What came meanwhile gets so long to be read.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// Waits so long at most. Where it was this process that stood still (stopped, or without a processor), an answer that
+/// came in time is read all the same: to count it as none would send again what the endpoint has done.
+async fn within<T>(limit: Duration, answered: impl Future<Output = T>) -> Option<T> {
+    let mut answered = std::pin::pin!(answered);
+    let started = Instant::now();
+    match timeout(limit, &mut answered).await {
+        Ok(ended) => Some(ended),
+        Err(_) if started.elapsed() < limit + STOOD_STILL => None,
+        Err(_) => timeout(CATCH_UP, answered).await.ok(),
     }
 }
 
@@ -234,6 +252,7 @@ fn explain(what: &str, mut cause: Option<&(dyn Error + 'static)>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::Relaxed;
@@ -248,6 +267,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::gate::Gate;
+    use crate::model::RetryConf;
 
     /// Answers one request with this, and then neither sends more nor closes the connection.
     async fn answering(answer: String) -> String {
@@ -314,6 +334,33 @@ mod tests {
         // One that is not back yet when it could be used again is beside the point.
         let connections = connections.load(Relaxed);
         assert!(connections < REQUESTS + REQUESTS / 4, "{connections}");
+    }
+
+    /// Both threads of the runtime stand still from the request until its time is over.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn an_answer_that_came_while_walhook_stood_still_counts() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", server.local_addr().expect("an address"));
+        let (arrived, arrival) = tokio::sync::oneshot::channel();
+        let answers = std::thread::spawn(move || {
+            let (mut stream, _) = server.accept().expect("a connection");
+            stream.read_exact(&mut [0; 16]).expect("a request");
+            arrived.send(()).expect("somebody waits for it");
+            std::thread::sleep(Duration::from_millis(300));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("its answer");
+            stream
+        });
+        let retry_conf = RetryConf { timeout_sec: 1, ..RetryConf::default() };
+        let endpoint = Endpoint { url: url.parse().expect("a URL"), retry_conf, ..Endpoint::example() };
+        let client = Client::new(ServerClock::default()).expect("a client");
+        let posting = async move { client.post(&endpoint, Bytes::from_static(b"{}"), HeaderMap::new()).await };
+        let posted = tokio::spawn(posting);
+        arrival.await.expect("a request");
+        tokio::spawn(async { std::thread::sleep(Duration::from_millis(1500)) });
+        std::thread::sleep(Duration::from_millis(1500));
+        let outcome = posted.await.expect("an outcome");
+        assert!(outcome.is_success(), "{outcome:?}");
+        drop(answers.join());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 use walhook::postgres::Session;
 
+use crate::ledger::CLOCKS_APART;
 use crate::support::receiver::Request;
 
 /// An event of the log; times in microseconds.
@@ -52,6 +53,8 @@ pub struct Arrival {
     pub answered: Option<u16>,
     /// How many events were in the request.
     of: usize,
+    /// It is recorded that the request had no answer, whatever the receiver sent.
+    is_unheard: bool,
 }
 
 impl Arrival {
@@ -59,9 +62,9 @@ impl Arrival {
         self.answered.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// Whether it may have left no attempt because it was behind a refused one of its row in the same request.
+    /// Whether it may have left no attempt because it was behind a failed one of its row in the same request.
     pub fn may_be_behind(&self) -> bool {
-        self.place.1 > 0 && !self.is_accepted() && !self.is_gone()
+        self.place.1 > 0 && !self.is_gone() && (self.is_unheard || !self.is_accepted())
     }
 
     pub fn is_gone(&self) -> bool {
@@ -136,12 +139,13 @@ impl Found {
         found.read_triggers(sql).await;
         for request in &found.requests {
             let at = request.arrived_at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64;
-            let events = events_of(request);
+            let events: Vec<(Uuid, i32)> = events_of(request).iter().map(|event| (id(event), retries(event))).collect();
+            let is_unheard = events.iter().any(|(event, number)| found.is_unheard(*event, *number, at));
             let of = events.len();
-            for (index, event) in events.into_iter().enumerate() {
-                let number = event["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32;
-                let arrival = Arrival { place: (request.number, index), at, number, answered: request.answered, of };
-                found.arrivals.entry(id(&event)).or_default().push(arrival);
+            for (index, (event, number)) in events.into_iter().enumerate() {
+                let (place, answered) = ((request.number, index), request.answered);
+                let arrival = Arrival { place, at, number, answered, of, is_unheard };
+                found.arrivals.entry(event).or_default().push(arrival);
             }
         }
         found
@@ -172,6 +176,14 @@ impl Found {
         }
     }
 
+    /// Whether an attempt without an answer is recorded of what arrived then.
+    fn is_unheard(&self, event: Uuid, number: i32, at: i64) -> bool {
+        self.attempts(event).iter().any(|one| {
+            let is_then = one.started - CLOCKS_APART <= at && at <= one.ended + CLOCKS_APART;
+            one.number == number && one.status.is_none() && is_then
+        })
+    }
+
     pub fn attempts(&self, event: Uuid) -> &[Attempt] {
         self.attempts.get(&event).map_or(&[], Vec::as_slice)
     }
@@ -192,4 +204,9 @@ pub fn events_of(request: &Request) -> Vec<Value> {
 /// The event of a request.
 pub fn id(body: &Value) -> Uuid {
     body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a request without an id: {body}"))
+}
+
+/// Which retry it says it is.
+fn retries(body: &Value) -> i32 {
+    body["delivery_info"]["current_retry"].as_i64().expect("a number of retries") as i32
 }
