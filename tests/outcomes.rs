@@ -6,9 +6,11 @@ mod support;
 use std::time::Duration;
 
 use serde_json::json;
+use support::cluster::TestDatabase;
 use support::metrics::Page;
 use support::receiver::{Answer, Script};
-use support::scene::Scene;
+use support::scene::{DEADLINE, Scene};
+use walhook::postgres::cluster::{Cluster, Mode, Options};
 
 const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
 const DELIVERED: &str = "select count(*) from walhook.attempts where verdict = 'delivered'";
@@ -92,4 +94,32 @@ async fn an_outcome_outlives_a_registration_that_is_lost_with_the_session() {
     let log = scene.walhook.log();
     assert!(log.contains("others had taken this node for dead"), "it was registered again: {log}");
     assert!(!log.contains("interrupted: others took this node for dead"), "it began with its registration: {log}");
+}
+
+/// Also after the stop: its lanes are free then for whoever comes first, and nobody else is there.
+#[tokio::test]
+async fn an_outcome_outlives_a_session_that_ends_after_the_stop() {
+    let mut scene = Scene::start(ITEMS).await;
+    send_an_event(&scene).await;
+    scene.walhook.signal("TERM");
+    scene.wait_for_count("select count(*) from walhook.node where leaving", 1).await;
+    scene.execute(END_OWNER).await;
+    assert!(scene.walhook.wait(DEADLINE).await.success(), "{}", scene.walhook.log());
+    check_sent_once(&scene).await;
+}
+
+/// Whoever stops everything may stop Postgres first.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_postgres_that_does_not_come_back() {
+    let mut cluster = Cluster::start(Options::default()).await.expect("a cluster");
+    let database = TestDatabase::create_in(&cluster).await;
+    let mut scene = Scene::in_database(database, ITEMS, |start| start.with(&["--grace", "300s"])).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.receiver.on("/t", Script::always(Answer::hang()));
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.arrivals("/t", 1).await;
+    cluster.stop(Mode::Immediate).await.expect("it stopped");
+    assert!(scene.walhook.terminate(DEADLINE).await.success(), "{}", scene.walhook.log());
+    let log = scene.walhook.log();
+    assert!(log.contains("the lanes do not come back: 1 events will be sent again"), "{log}");
 }

@@ -91,7 +91,8 @@ impl Recorder {
         Recorder { database, member, work, reports, tenure: Tenure::default(), gate, session: 0 }
     }
 
-    /// Runs until the dispatcher drops its end, or until stopped while it has no lanes.
+    /// Runs until the dispatcher drops its end. After the stop it gets no lanes but those that it lost: what is under
+    /// way in them is still to be recorded.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut in_hand: Option<Work> = None;
         let mut pause = FIRST_PAUSE;
@@ -109,7 +110,7 @@ impl Recorder {
                 return;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = self.reports.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -123,7 +124,10 @@ impl Recorder {
         stop: &CancellationToken,
         pause: &mut Duration,
     ) -> Result<(), Error> {
-        let session = postgres::connect(&self.database, "walhook delivery").await?;
+        let session = tokio::select! {
+            () = self.reports.closed() => return Ok(()),
+            session = postgres::connect(&self.database, "walhook delivery") => session?,
+        };
         let mut standing = self.member.standing.clone();
         let registered_at = loop {
             let told = standing.borrow_and_update().registered_at;
@@ -134,7 +138,7 @@ impl Recorder {
                 break told;
             }
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = self.reports.closed() => return Ok(()),
                 changed = standing.changed() => if changed.is_err() { return Ok(()) },
             }
         };
@@ -167,7 +171,7 @@ impl Recorder {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    if !stop.is_cancelled() && self.take_lanes(&writer).await? {
+                    if self.take_lanes(&writer, stop.is_cancelled()).await? {
                         if in_hand.is_some() {
                             self.perform(&mut writer, in_hand, true).await?;
                         }
@@ -184,7 +188,7 @@ impl Recorder {
                     Some(work) => work,
                     None => return Ok(()),
                 },
-                () = stop.cancelled(), if !has_lanes => return Ok(()),
+                () = self.reports.closed(), if !has_lanes => return Ok(()),
                 // What it could not do for so long, it may be able to do by now.
                 () = sleep_until(began + WORKS_AFTER), if !works => {
                     works = true;
@@ -202,13 +206,17 @@ impl Recorder {
         }
     }
 
-    /// Takes what is missing of this node's share, where it is free. True when there is something new.
-    async fn take_lanes(&mut self, writer: &OutcomeWriter) -> Result<bool, Error> {
+    /// Takes what is missing of this node's share, or of what it lost while it is stopping, where it is free. True when
+    /// there is something new.
+    async fn take_lanes(&mut self, writer: &OutcomeWriter, is_stopping: bool) -> Result<bool, Error> {
         let (share, owned) = (self.member.standing.borrow().share, self.tenure.owned());
-        if owned.len() >= share {
+        let (wanted, most) = match is_stopping {
+            true => (self.tenure.lost(), self.tenure.lost().len()),
+            false => (LaneSet::ALL.without(owned), share.saturating_sub(owned.len())),
+        };
+        if most == 0 {
             return Ok(false);
         }
-        let (wanted, most) = (LaneSet::ALL.without(owned), share - owned.len());
         let taken = within(queue::take_lanes(&**writer.session(), self.member.id, wanted, most)).await?;
         self.tenure.took(taken);
         Ok(!taken.lanes.is_empty())

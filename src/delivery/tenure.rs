@@ -41,6 +41,11 @@ impl Tenure {
         self.owned
     }
 
+    /// Those that were owned by the session that ended, while there is none or it has none.
+    pub(super) fn lost(&self) -> LaneSet {
+        self.lost
+    }
+
     /// Their terms.
     pub(super) fn terms(&self) -> Terms {
         self.terms
