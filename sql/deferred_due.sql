@@ -13,22 +13,22 @@ with wanted as (
            count(*) filter (where d.row_hash is not null) over (partition by d.trigger_id) as rows
     from wanted
     cross join lateral (
-        select * from walhook.deferred
+        select *, xmin::text::bigint as version from walhook.deferred
         where deferred.trigger_id = wanted.trigger_id and due_at <= $5 and event_id <> all($6::uuid[])
           and reason not in ('parked', 'held') and lane = any($7::smallint[])
         order by due_at
         limit wanted.room
     ) d
 ), fetched as (
-    select trigger_id, source_id, seq, committed_at, number, due_at, replay_id, row_hash, reason, bytes,
+    select trigger_id, source_id, seq, committed_at, number, due_at, replay_id, row_hash, reason, version, bytes,
            false as follows
     from due
     union all
     select p.trigger_id, p.source_id, p.seq, p.committed_at, p.number, p.due_at, p.replay_id, p.row_hash, p.reason,
-           due.bytes, true
+           p.version, due.bytes, true
     from due
     cross join lateral (
-        select * from walhook.deferred
+        select *, xmin::text::bigint as version from walhook.deferred
         where deferred.trigger_id = due.trigger_id and deferred.row_hash = due.row_hash and deferred.seq > due.seq
           and deferred.reason = 'parked' and deferred.event_id <> all($6::uuid[])
           and deferred.lane = any($7::smallint[])
@@ -40,9 +40,9 @@ with wanted as (
 select trigger_id, source_id, seq, number, due_at,
        id, lane, operation, schema_name, table_name, commit_lsn, ordinal, xid, committed_at,
        old, new, missing_columns, old_partial, undecided, event_type, session_variables,
-       backfill_id, row_hash, deliver_at, replay_id, holds, skipped, follows
+       backfill_id, row_hash, deliver_at, replay_id, holds, skipped, follows, version
 from (
-    select d.trigger_id, d.source_id, d.seq, d.number, d.due_at, d.replay_id, d.row_hash as holds,
+    select d.trigger_id, d.source_id, d.seq, d.number, d.due_at, d.replay_id, d.row_hash as holds, d.version,
            d.reason = 'skipped' as skipped, d.follows, d.bytes,
            e.id, e.lane, e.operation, e.schema_name, e.table_name, e.commit_lsn, e.ordinal, e.xid, e.committed_at,
            e.old, e.new, e.missing_columns, e.old_partial, e.undecided, e.event_type, e.session_variables,

@@ -242,6 +242,25 @@ async fn an_event_that_is_redelivered_during_its_last_attempt_begins_anew() {
     assert_eq!(scene.count("select count(*) from walhook.deferred").await, 0);
 }
 
+/// The attempt that is under way is the first one of a redelivery itself, and the last.
+#[tokio::test]
+async fn a_redelivery_that_is_asked_for_again_while_it_is_under_way_begins_anew() {
+    let scene = Scene::start(ITEMS).await;
+    let failing = Answer::status(500);
+    let slowly = failing.clone().after(Duration::from_secs(3));
+    scene.receiver.on("/t", Script::each(vec![failing, slowly.clone(), slowly]));
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 0}})).await;
+    scene.execute("insert into items values (1)").await;
+    let redeliver = "select walhook.redeliver(id) from walhook.event";
+    scene.wait_for_count("select count(*) from walhook.events where status = 'dead'", 1).await;
+    scene.execute(redeliver).await;
+    scene.arrivals("/t", 2).await;
+    scene.execute(redeliver).await;
+    scene.arrivals("/t", 3).await;
+    scene.execute(redeliver).await;
+    scene.wait_for_count("select count(*) from walhook.events where status = 'delivered' and attempts = 4", 1).await;
+}
+
 fn number_of(requests: &[Request], path: &str) -> usize {
     requests.iter().filter(|request| request.path == path).count()
 }

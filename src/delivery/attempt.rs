@@ -123,7 +123,7 @@ pub(super) fn settle(
     counts: bool,
     longest_retry_after_sec: u64,
 ) -> Settled {
-    let Ready { logged, number, deferred, holds, lock } = ready;
+    let Ready { logged, number, version, holds, lock } = ready;
     let (event, endpoint) = (&logged.event, &request.endpoint);
     let tried = Tried {
         event_id: event.id,
@@ -144,7 +144,7 @@ pub(super) fn settle(
         seq: logged.seq,
         lane: event.lane,
         committed_at: event.committed_at,
-        was_deferred: deferred,
+        version,
         lock,
         holds,
         on_dead: endpoint.on_dead,
@@ -158,7 +158,7 @@ pub(super) fn settle(
 mod tests {
     use super::*;
     use crate::model::{Event, Response, RetryConf, Verdict};
-    use crate::queue::Logged;
+    use crate::queue::{Logged, RowVersion};
 
     fn answered(status: u16) -> Outcome {
         Outcome::Answered(Response { status, ..Response::default() })
@@ -198,7 +198,7 @@ mod tests {
         ] {
             let event = Event { committed_at: ago(3_600), deliver_at, ..Event::example(1) };
             let logged = Logged { seq: 1, source_id: 1, event, replay_id: None };
-            let ready = Ready { logged, number: 0, deferred: true, holds: None, lock: None };
+            let ready = Ready { logged, number: 0, version: Some(RowVersion(1)), holds: None, lock: None };
             let verdict = settle(ready, &request, outcome.clone(), counts, 60).attempt.verdict;
             assert_eq!(verdict == Verdict::Dead, is_dead, "{deliver_at:?} {counts}: {verdict:?}");
         }

@@ -21,6 +21,6 @@ impl Busy {
     pub(super) fn of(ready: &Ready) -> Busy {
         let event = &ready.logged.event;
         let (trigger_id, lane) = (event.trigger_id, event.lane);
-        Busy { trigger_id, lane, seq: ready.logged.seq, deferred: ready.deferred, lock: ready.lock }
+        Busy { trigger_id, lane, seq: ready.logged.seq, deferred: ready.is_deferred(), lock: ready.lock }
     }
 }

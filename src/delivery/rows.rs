@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 pub(super) use self::gather::Full;
 use self::gather::Gathering;
 use crate::model::{Event, EventId, Ordering, RowHash, WHOLE_TRIGGER};
-use crate::queue::{Logged, Parked};
+use crate::queue::{Deferred, Logged, Parked, RowVersion};
 
 /// An event beside its row text, in bytes.
 pub(super) const EVENT_BYTES: usize = 256;
@@ -23,8 +23,8 @@ pub(super) struct Ready {
     pub(super) logged: Logged,
     /// Attempts already made in this round.
     pub(super) number: u32,
-    /// Whether it came from `deferred`.
-    pub(super) deferred: bool,
+    /// For one that came from `deferred`.
+    pub(super) version: Option<RowVersion>,
     /// Whose later events wait for it.
     pub(super) holds: Option<RowHash>,
     /// The row that is busy with it.
@@ -32,6 +32,11 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    /// Whether it came from `deferred`.
+    pub(super) fn is_deferred(&self) -> bool {
+        self.version.is_some()
+    }
+
     /// What it takes in memory, about.
     pub(super) fn bytes(&self) -> usize {
         self.logged.event.size() + EVENT_BYTES
@@ -90,14 +95,15 @@ impl Rows {
 
     /// Takes the next event of the log.
     pub(super) fn push_fresh(&mut self, logged: Logged) {
-        let ready = Ready { logged, number: 0, deferred: false, holds: None, lock: None };
+        let ready = Ready { logged, number: 0, version: None, holds: None, lock: None };
         self.bytes += ready.bytes();
         self.fresh.push_back(ready);
     }
 
     /// Takes a deferred event that is due.
-    pub(super) fn push_deferred(&mut self, logged: Logged, number: u32, holds: Option<RowHash>) {
-        let ready = Ready { logged, number, deferred: true, holds, lock: None };
+    pub(super) fn push_deferred(&mut self, deferred: Deferred) {
+        let Deferred { logged, number, holds, version, .. } = deferred;
+        let ready = Ready { logged, number, version: Some(version), holds, lock: None };
         self.bytes += ready.bytes();
         self.again.push_back(ready);
     }
@@ -154,7 +160,7 @@ impl Rows {
             } else {
                 None
             }?;
-            self.again_first = !ready.deferred;
+            self.again_first = !ready.is_deferred();
             if let Some(ready) = self.admit(ready, ordering) {
                 self.bytes -= ready.bytes();
                 return Some(ready);
@@ -169,19 +175,19 @@ impl Rows {
         let Some(key) = ordering.key(ready.logged.event.row_hash) else { return Some(ready) };
         self.whole |= key == WHOLE_TRIGGER;
         let row = self.rows.entry(key).or_default();
-        if !ready.deferred {
+        if !ready.is_deferred() {
             ready.holds = Some(key);
         }
         // What is sent again waits for requests only: it has its time, or is out of order anyway.
-        if row.busy.is_none() && (ready.deferred || !row.held) {
+        if row.busy.is_none() && (ready.is_deferred() || !row.held) {
             row.busy = Some(ready.logged.id());
             self.busy += 1;
             ready.lock = Some(key);
             return Some(ready);
         }
         self.waiting += 1;
-        if ready.deferred {
-            let place = row.waiting.partition_point(|before| before.deferred);
+        if ready.is_deferred() {
+            let place = row.waiting.partition_point(|before| before.is_deferred());
             row.waiting.insert(place, ready);
         } else {
             row.waiting.push_back(ready);
@@ -234,7 +240,7 @@ impl Rows {
     fn pass_on(&mut self, key: RowHash) {
         let Some(row) = self.rows.get_mut(&key).filter(|row| row.busy.is_none()) else { return };
         let held = row.held;
-        let may_go = row.waiting.front().is_some_and(|first| first.deferred || !held);
+        let may_go = row.waiting.front().is_some_and(|first| first.is_deferred() || !held);
         let first = if may_go { row.waiting.pop_front() } else { None };
         if let Some(mut ready) = first {
             row.busy = Some(ready.logged.id());
@@ -252,7 +258,7 @@ impl Rows {
     pub(super) fn drop_behind(&mut self, key: RowHash) -> Vec<EventId> {
         let mut dropped = Vec::new();
         let mut keep = |ready: &Ready| {
-            let is_behind = ready.deferred && ready.holds == Some(key) && ready.lock.is_none();
+            let is_behind = ready.is_deferred() && ready.holds == Some(key) && ready.lock.is_none();
             if is_behind {
                 dropped.push((ready.logged.id(), ready.bytes()));
             }
@@ -280,7 +286,7 @@ impl Rows {
         let mut parked = Vec::new();
         for key in std::mem::take(&mut self.to_park) {
             let Some(row) = self.rows.get_mut(&key).filter(|row| row.held) else { continue };
-            let deferred = row.waiting.iter().take_while(|ready| ready.deferred).count();
+            let deferred = row.waiting.iter().take_while(|ready| ready.is_deferred()).count();
             for ready in row.waiting.drain(deferred..) {
                 self.waiting -= 1;
                 self.bytes -= ready.bytes();
@@ -314,7 +320,7 @@ mod tests {
     #[test]
     fn events_that_are_sent_again_together_keep_their_order_and_go_before_those_of_the_log() {
         let mut rows = rows(&[(9, Some(5))]);
-        (1..=4).for_each(|seq| rows.push_deferred(event(seq, Some(5)), 0, None));
+        (1..=4).for_each(|seq| rows.push_deferred(Deferred::example(event(seq, Some(5)), 0, None)));
         let mut order = Vec::new();
         loop {
             let started = start(&mut rows, Ordering::Row);
@@ -343,7 +349,7 @@ mod tests {
     fn an_event_whose_turn_has_come_goes_though_one_that_waits_for_it_stands_before_it() {
         let mut rows = rows(&[(1, Some(7)), (2, Some(7))]);
         assert_eq!(start(&mut rows, Ordering::Row), [(1, Some(7))]);
-        rows.push_deferred(event(3, Some(8)), 1, Some(8));
+        rows.push_deferred(Deferred::example(event(3, Some(8)), 1, Some(8)));
         unlock(&mut rows, 7, 1);
         assert_eq!(start(&mut rows, Ordering::Trigger), [(2, Some(7))]);
         unlock(&mut rows, 7, 2);
@@ -393,8 +399,8 @@ mod tests {
         assert_eq!(parked, [(7, 2), (7, 3), (7, 5)]);
         assert!(!rows.wants_to_park());
         // Its retry goes, and another one that is sent again; not both at a time.
-        rows.push_deferred(event(1, A), 1, A);
-        rows.push_deferred(event(0, A), 0, None);
+        rows.push_deferred(Deferred::example(event(1, A), 1, A));
+        rows.push_deferred(Deferred::example(event(0, A), 0, None));
         assert_eq!(start(&mut rows, Ordering::Row), [(1, A)]);
         rows.push_fresh(event(6, A));
         unlock(&mut rows, 7, 1);
@@ -413,20 +419,20 @@ mod tests {
     fn what_comes_along_with_an_event_goes_after_it_or_not_at_all() {
         let mut rows = Rows::default();
         rows.hold(7);
-        (1..=4).for_each(|seq| rows.push_deferred(event(seq, A), u32::from(seq == 1), A));
-        rows.push_deferred(event(5, B), 0, B);
+        (1..=4).for_each(|seq| rows.push_deferred(Deferred::example(event(seq, A), u32::from(seq == 1), A)));
+        rows.push_deferred(Deferred::example(event(5, B), 0, B));
         // Those of the row wait for each other, wherever they are.
         assert_eq!(rows.next(Ordering::Row).map(|ready| ready.logged.seq), Some(1));
         assert!(rows.rows[&7].waiting.is_empty(), "not looked at yet");
         unlock(&mut rows, 7, 1);
         assert_eq!(start(&mut rows, Ordering::Row), [(2, A), (5, B)]);
-        rows.push_deferred(event(6, A), 0, A);
+        rows.push_deferred(Deferred::example(event(6, A), 0, A));
         // 2 fails, so none of 3, 4 and 6 may go; they are fetched again with it.
         let ids = |seqs: &[u128]| seqs.iter().map(|seq| Uuid::from_u128(*seq)).collect::<Vec<_>>();
         assert_eq!(rows.drop_behind(7), ids(&[6, 3, 4]));
         unlock(&mut rows, 7, 2);
         assert_eq!(start(&mut rows, Ordering::Row), []);
-        rows.push_deferred(event(2, A), 1, A);
+        rows.push_deferred(Deferred::example(event(2, A), 1, A));
         assert_eq!(start(&mut rows, Ordering::Row), [(2, A)]);
         unlock(&mut rows, 7, 2);
         rows.free(7);
@@ -438,7 +444,7 @@ mod tests {
     fn without_order_nothing_waits() {
         let mut rows = rows(&[(1, A), (2, A), (3, None)]);
         rows.hold(7);
-        rows.push_deferred(event(0, A), 1, A);
+        rows.push_deferred(Deferred::example(event(0, A), 1, A));
         assert_eq!(start(&mut rows, Ordering::None), [(1, None), (0, None), (2, None), (3, None)]);
         rows.free(7);
         check_empty(&rows);
@@ -453,8 +459,8 @@ mod tests {
         unlock(&mut rows, WHOLE_TRIGGER, 1);
         assert!(!rows.can_go(Ordering::Trigger));
         assert_eq!(rows.take_parked().len(), 0);
-        rows.push_deferred(event(1, A), 1, whole);
-        rows.push_deferred(event(9, None), 0, None);
+        rows.push_deferred(Deferred::example(event(1, A), 1, whole));
+        rows.push_deferred(Deferred::example(event(9, None), 0, None));
         assert_eq!(start(&mut rows, Ordering::Trigger), [(1, whole)]);
         unlock(&mut rows, WHOLE_TRIGGER, 1);
         rows.free(WHOLE_TRIGGER);
@@ -488,7 +494,7 @@ mod tests {
     #[test]
     fn neither_the_log_nor_what_is_sent_again_keeps_the_other_waiting() {
         let mut rows = rows(&[(1, None), (2, None), (3, None)]);
-        (10..13).for_each(|seq| rows.push_deferred(event(seq, None), 0, None));
+        (10..13).for_each(|seq| rows.push_deferred(Deferred::example(event(seq, None), 0, None)));
         let started = start(&mut rows, Ordering::Row);
         let places: Vec<i64> = started.into_iter().map(|(seq, _)| seq).collect();
         assert_eq!(places, [1, 10, 2, 11, 3, 12]);

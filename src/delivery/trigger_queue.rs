@@ -288,7 +288,7 @@ impl TriggerQueue {
     /// Takes a due deferred event.
     pub(super) fn take_deferred(&mut self, deferred: Deferred) {
         if self.hand.take(deferred.logged.id(), deferred.follows) {
-            self.rows.push_deferred(deferred.logged, deferred.number, deferred.holds);
+            self.rows.push_deferred(deferred);
         }
     }
 
@@ -350,11 +350,11 @@ impl TriggerQueue {
         }
         match settled.holds {
             Some(row) if settled.is_waiting() => self.rows.hold(row),
-            Some(row) if settled.was_deferred && !still_held => self.rows.free(row),
+            Some(row) if settled.was_deferred() && !still_held => self.rows.free(row),
             _ => {}
         }
         self.unlock(settled);
-        if settled.was_deferred {
+        if settled.was_deferred() {
             self.hand.put_back(settled.event_id);
         } else {
             self.tracker.finish(settled.lane, settled.seq);

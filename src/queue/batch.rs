@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::RowVersion;
 use crate::model::{Attempt, EventId, Lane, LaneSet, OnDead, RowHash, Timestamp, Verdict};
 
 /// An event with an attempt that ended.
@@ -19,8 +20,8 @@ pub struct Settled {
     pub lane: Lane,
     /// When the change committed: the partition the event is in.
     pub committed_at: Timestamp,
-    /// Whether the event came from `deferred`, where it must go when it is done.
-    pub was_deferred: bool,
+    /// For an event that came from `deferred`, where it must go when it is done.
+    pub version: Option<RowVersion>,
     /// What no other request could be under way for meanwhile.
     pub lock: Option<RowHash>,
     /// Whose later events wait for this one, see [`Deferred::holds`](super::Deferred).
@@ -32,11 +33,16 @@ pub struct Settled {
     /// Whether a failure is one of the trigger's `num_retries`. One that is part of its endpoint's outage is not.
     pub counts: bool,
     /// Somebody had it redelivered after it was fetched for this attempt: after a failure it begins anew. Found out
-    /// when it is recorded, by the number: an attempt that is the first one itself does not tell.
+    /// when it is recorded, by the version.
     pub asked_again: bool,
 }
 
 impl Settled {
+    /// Whether the event came from `deferred`.
+    pub fn was_deferred(&self) -> bool {
+        self.version.is_some()
+    }
+
     /// Whether the event stays in `deferred` or comes there, and why.
     fn waits(&self) -> Option<(Option<Timestamp>, &'static str)> {
         match self.attempt.verdict {
@@ -56,7 +62,7 @@ impl Settled {
 
     /// The row that others may wait in, and that is free of this event now.
     fn freed(&self) -> Option<(Uuid, RowHash, Lane)> {
-        self.holds.filter(|_| self.was_deferred && !self.is_waiting()).map(|row| (self.trigger_id, row, self.lane))
+        self.holds.filter(|_| self.was_deferred() && !self.is_waiting()).map(|row| (self.trigger_id, row, self.lane))
     }
 }
 

@@ -9,6 +9,10 @@ use super::row::{LastSubject, PgTime, logged};
 use super::{Error, Logged};
 use crate::model::{EventId, LaneSet, RowHash, Timestamp};
 
+/// Which version of its row in `deferred` was read (Postgres' `xmin`): another one says that somebody changed it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowVersion(pub i64);
+
 /// A deferred event that is due.
 #[derive(Clone, Debug)]
 pub struct Deferred {
@@ -20,8 +24,18 @@ pub struct Deferred {
     pub skipped: bool,
     /// Whether it is parked behind the one before it, and not due itself.
     pub follows: bool,
+    /// As it was read.
+    pub version: RowVersion,
     /// The event, read back from the log.
     pub logged: Logged,
+}
+
+#[cfg(test)]
+impl Deferred {
+    /// One that is due, for unit tests.
+    pub fn example(logged: Logged, number: u32, holds: Option<RowHash>) -> Deferred {
+        Deferred { number, holds, skipped: false, follows: false, version: RowVersion(1), logged }
+    }
 }
 
 /// How many deferred events of a trigger may be read.
@@ -63,7 +77,8 @@ pub async fn due(
         let logged = logged(&row, (row.get(1), row.get(2)), row.get(0), 5, &mut last_subject)?;
         let logged = Logged { replay_id: row.get("replay_id"), ..logged };
         let (holds, skipped, follows) = (row.get("holds"), row.get("skipped"), row.get("follows"));
-        events.push(Deferred { number: number as u32, holds, skipped, follows, logged });
+        let version = RowVersion(row.get("version"));
+        events.push(Deferred { number: number as u32, holds, skipped, follows, version, logged });
     }
     Ok(events)
 }

@@ -36,7 +36,7 @@ pub use batch::{Batch, Parked, Settled, Skipped};
 pub use catalogue::{LiveTrigger, Version, activate, active_watches, adopt, read_catalogue, triggers, versions_before};
 pub use clock::server_time;
 pub use cursor::{CursorMove, Floor, read_cursors, write_cursors};
-pub use deferred::{Deferred, DueRoom, due, held_rows, next_due};
+pub use deferred::{Deferred, DueRoom, RowVersion, due, held_rows, next_due};
 pub use encoding::has_all_characters;
 pub use endpoint::{EndpointDown, write_endpoints_down};
 pub use feed::{FeedItem, FeedReceiver, FeedSender, Handover, Heads, Room, Uncommitted, feed};

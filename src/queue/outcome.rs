@@ -13,7 +13,7 @@ use super::copy::CopyRows;
 use super::encoding::has_all_characters;
 use super::partition::Partitions;
 use super::row::PgTime;
-use super::{Error, cursor};
+use super::{Error, RowVersion, cursor};
 use crate::model::{EventId, LaneSet, Outcome, RowHash, Verdict};
 use crate::postgres::Session;
 
@@ -67,7 +67,7 @@ impl OutcomeWriter {
         let days = batch.settled.iter().map(|settled| settled.attempt.started_at.unix_day());
         self.partitions.ensure(&*self.session, days).await?;
         // When all were delivered at the first attempt, the COPY is a transaction of its own.
-        let is_plain = |settled: &Settled| !settled.was_deferred && !settled.is_waiting();
+        let is_plain = |settled: &Settled| !settled.was_deferred() && !settled.is_waiting();
         if batch.parked.is_empty() && batch.skipped.is_empty() && batch.settled.iter().all(is_plain) {
             self.copy(&batch.settled).await?;
             return Ok(Vec::new());
@@ -79,7 +79,7 @@ impl OutcomeWriter {
         let waiting: Vec<Waiting> = batch.settled.iter().filter_map(Waiting::settled).chain(parked).collect();
         self.defer(&waiting).await?;
         self.pause_gone(&batch.settled).await?;
-        let done = batch.settled.iter().filter(|settled| settled.was_deferred && !settled.is_waiting());
+        let done = batch.settled.iter().filter(|settled| settled.was_deferred() && !settled.is_waiting());
         let gone: Vec<EventId> = done.map(|settled| settled.event_id).collect();
         if !gone.is_empty() {
             self.session.execute(include_str!("../../sql/deferred_delete.sql"), &[&gone]).await?;
@@ -96,18 +96,18 @@ impl OutcomeWriter {
     /// Locks the rows of the deferred events, and moves those that others have locked to `later`: to wait for one would
     /// hold up all the rest. Notes which ones somebody had redelivered meanwhile.
     async fn set_aside_locked(&self, batch: &mut Batch, later: &mut Batch) -> Result<(), Error> {
-        let settled = batch.settled.iter().filter(|settled| settled.was_deferred).map(|settled| settled.event_id);
+        let settled = batch.settled.iter().filter(|settled| settled.was_deferred()).map(|settled| settled.event_id);
         let deferred: Vec<EventId> = settled.chain(batch.skipped.iter().map(|skipped| skipped.event_id)).collect();
         if deferred.is_empty() {
             return Ok(());
         }
         let rows = self.session.query(include_str!("../../sql/deferred_locked.sql"), &[&deferred]).await?;
-        // Without a number it is locked.
-        let found: HashMap<EventId, Option<i32>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        // Without a version it is locked.
+        let found: HashMap<EventId, Option<i64>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         for settled in &mut batch.settled {
-            let begins_with = found.get(&settled.event_id).copied().flatten();
-            // The attempt that was asked for has that number itself.
-            settled.asked_again = begins_with.is_some_and(|first| first < number(settled.attempt.number));
+            let redelivered = found.get(&settled.event_id).copied().flatten().map(RowVersion);
+            // The attempt that was asked for was fetched with that version itself.
+            settled.asked_again = redelivered.is_some() && redelivered != settled.version;
         }
         let is_locked = |event: EventId| found.get(&event) == Some(&None);
         // What came behind one in its row waits with it: were only that one forgotten, it would come again after them.
@@ -165,8 +165,11 @@ impl OutcomeWriter {
         if batch.is_empty() {
             return Ok(());
         }
+        // In the order of the index, which then is searched less.
+        let mut sorted: Vec<&Settled> = batch.iter().collect();
+        sorted.sort_by_key(|settled| (settled.trigger_id, settled.source_id, settled.seq));
         let mut rows = CopyRows::new();
-        batch.iter().for_each(|settled| write_row(&mut rows, settled, self.ascii));
+        sorted.into_iter().for_each(|settled| write_row(&mut rows, settled, self.ascii));
         let sink = self.session.copy_in::<_, Bytes>(&self.append).await?;
         let mut sink = std::pin::pin!(sink);
         sink.send(rows.finish()).await?;

@@ -15,7 +15,7 @@ use crate::model::{
     Event, Lsn, OnDead, Operation, Ordering, Position, Response, RetryConf, Statuses, Subject, TableName, Timestamp,
     WHOLE_TRIGGER,
 };
-use crate::queue::Logged;
+use crate::queue::{Deferred, Logged};
 
 fn endpoint(ordering: Ordering, num_retries: u32) -> Endpoint {
     let retry_conf = RetryConf { num_retries, ..RetryConf::default() };
@@ -115,7 +115,7 @@ fn a_strict_trigger_has_one_batch_under_way_and_none_behind_what_failed() {
     rows.hold(WHOLE_TRIGGER);
     rows.unlock(WHOLE_TRIGGER, Uuid::from_u128(2));
     assert!(rows.take_parked().is_empty() && !rows.can_go(Ordering::Trigger));
-    rows.push_deferred(logged(2, 8), 1, Some(WHOLE_TRIGGER));
+    rows.push_deferred(Deferred::example(logged(2, 8), 1, Some(WHOLE_TRIGGER)));
     assert!(gather(&mut rows, Ordering::Trigger, 3), "nothing else could come to it");
     assert_eq!(seqs(&rows.take_batch().expect("the retry").into_events()), [2]);
     rows.unlock(WHOLE_TRIGGER, Uuid::from_u128(2));

@@ -85,7 +85,7 @@ impl Rows {
                 return true;
             }
             let Some(ready) = queue.pop_front() else { break };
-            self.again_first = !ready.deferred;
+            self.again_first = !ready.is_deferred();
             let Some(ready) = self.join(ready, ordering) else { continue };
             let row = ready.lock;
             self.gathering.push(ready, bytes, now);
@@ -116,8 +116,8 @@ impl Rows {
     fn join(&mut self, mut ready: Ready, ordering: Ordering) -> Option<Ready> {
         let key = ordering.key(ready.logged.event.row_hash);
         let row = key.filter(|_| ready.lock.is_none()).and_then(|key| self.rows.get(&key));
-        if row.is_some_and(|row| row.gathered && (ready.deferred || !row.held)) {
-            if !ready.deferred {
+        if row.is_some_and(|row| row.gathered && (ready.is_deferred() || !row.held)) {
+            if !ready.is_deferred() {
                 ready.holds = key;
             }
             ready.lock = key;
@@ -133,7 +133,7 @@ impl Rows {
     /// What waits in this row goes along. Gives whether the batch had no room for all of it.
     fn gather_row(&mut self, key: RowHash, full: Full, now: Instant, size: &impl Fn(&Ready) -> usize) -> bool {
         let Some(row) = self.rows.get_mut(&key) else { return false };
-        while let Some(first) = row.waiting.front().filter(|first| first.deferred || !row.held) {
+        while let Some(first) = row.waiting.front().filter(|first| first.is_deferred() || !row.held) {
             let bytes = size(first);
             if !self.gathering.has_room_for(first, bytes, full) {
                 return true;
@@ -201,17 +201,17 @@ impl Rows {
     pub(in crate::delivery) fn put_back(&mut self, events: Vec<Ready>) {
         for mut ready in events.into_iter().rev() {
             self.bytes += ready.bytes();
-            let key = ready.lock.take().filter(|key| ready.deferred || *key != WHOLE_TRIGGER);
+            let key = ready.lock.take().filter(|key| ready.is_deferred() || *key != WHOLE_TRIGGER);
             match key.and_then(|key| Some((key, self.rows.get_mut(&key)?))) {
                 Some((key, row)) => {
-                    let place = row.waiting.partition_point(|before| before.deferred && !ready.deferred);
+                    let place = row.waiting.partition_point(|before| before.is_deferred() && !ready.is_deferred());
                     row.waiting.insert(place, ready);
                     self.waiting += 1;
                     if row.held {
                         self.to_park.push(key);
                     }
                 }
-                None if ready.deferred => self.again.push_front(ready),
+                None if ready.is_deferred() => self.again.push_front(ready),
                 None => self.fresh.push_front(ready),
             }
         }
