@@ -26,8 +26,12 @@ const SLOW: Duration = Duration::from_secs(3);
 
 /// The receiver has it and does not answer yet.
 async fn send_an_event(scene: &Scene) {
+    send_an_event_that_takes(scene, SLOW).await;
+}
+
+async fn send_an_event_that_takes(scene: &Scene, time: Duration) {
     scene.create("t", "items", "/t", json!({})).await;
-    scene.receiver.on("/t", Script::always(Answer::status(204).after(SLOW)));
+    scene.receiver.on("/t", Script::always(Answer::status(204).after(time)));
     scene.execute("insert into items (name) values ('a')").await;
     scene.arrivals("/t", 1).await;
 }
@@ -100,7 +104,7 @@ async fn an_outcome_outlives_a_registration_that_is_lost_with_the_session() {
 #[tokio::test]
 async fn an_outcome_outlives_a_session_that_ends_after_the_stop() {
     let mut scene = Scene::start(ITEMS).await;
-    send_an_event(&scene).await;
+    send_an_event_that_takes(&scene, 3 * SLOW).await;
     scene.walhook.signal("TERM");
     scene.wait_for_count("select count(*) from walhook.node where leaving", 1).await;
     scene.execute(END_OWNER).await;

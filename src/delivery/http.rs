@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -113,14 +114,14 @@ impl Client {
         let timeout = endpoint.timeout();
         let asked = self.pooled.request(request(endpoint, body, remarks));
         async move {
-            let answered = async {
+            let mut answered = std::pin::pin!(async {
                 match asked.await {
                     Ok(response) => Ok(read_answer(response, kept, &self.clock).await),
                     Err(error) if was_withdrawn(&error) => Err(Withdrawn),
                     Err(error) => Ok(Err(failure(&error))),
                 }
-            };
-            let ended = within(timeout, answered).await.unwrap_or_else(|| {
+            });
+            let ended = within(timeout, answered.as_mut()).await.unwrap_or_else(|| {
                 let text = format!("no answer within {} s", timeout.as_secs());
                 Ok(Err(Failure { kind: FailureKind::Timeout, text }))
             });
@@ -137,10 +138,9 @@ const STOOD_STILL: Duration = Duration::from_millis(100);
 /// What came meanwhile gets so long to be read.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// Waits so long at most. Where it was this process that stood still (stopped, or without a processor), an answer that
-/// came in time is read all the same: to count it as none would send again what the endpoint has done.
-async fn within<T>(limit: Duration, answered: impl Future<Output = T>) -> Option<T> {
-    let mut answered = std::pin::pin!(answered);
+/// Waits so long. Where it was this process that stood still (stopped, or without a processor) an answer that came
+/// meanwhile is read all the same: to count it as none would send again what the endpoint has done.
+async fn within<F: Future>(limit: Duration, mut answered: Pin<&mut F>) -> Option<F::Output> {
     let started = Instant::now();
     match timeout(limit, &mut answered).await {
         Ok(ended) => Some(ended),

@@ -91,8 +91,8 @@ impl Recorder {
         Recorder { database, member, work, reports, tenure: Tenure::default(), gate, session: 0 }
     }
 
-    /// Runs until the dispatcher drops its end. After the stop it gets no lanes but those that it lost: what is under
-    /// way in them is still to be recorded.
+    /// Runs until the dispatcher drops its end. After the stop it gets no lanes but those that it lost, as what was
+    /// under way in them is still to be recorded.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut in_hand: Option<Work> = None;
         let mut pause = FIRST_PAUSE;
@@ -111,9 +111,12 @@ impl Recorder {
             }
             tokio::select! {
                 () = self.reports.closed() => return,
-                () = tokio::time::sleep(pause) => {}
+                // Then there is not much time left.
+                () = stop.cancelled(), if pause > FIRST_PAUSE => pause = FIRST_PAUSE,
+                () = tokio::time::sleep(pause) => {
+                    pause = if stop.is_cancelled() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                }
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -53,8 +53,8 @@ pub struct Arrival {
     pub answered: Option<u16>,
     /// How many events were in the request.
     of: usize,
-    /// It is recorded that the request had no answer, whatever the receiver sent.
-    is_unheard: bool,
+    /// It is recorded of one before it in the request that there was no answer, whatever the receiver sent.
+    is_behind_unheard: bool,
 }
 
 impl Arrival {
@@ -64,7 +64,7 @@ impl Arrival {
 
     /// Whether it may have left no attempt because it was behind a failed one of its row in the same request.
     pub fn may_be_behind(&self) -> bool {
-        self.place.1 > 0 && !self.is_gone() && (self.is_unheard || !self.is_accepted())
+        self.place.1 > 0 && !self.is_gone() && (self.is_behind_unheard || !self.is_accepted())
     }
 
     pub fn is_gone(&self) -> bool {
@@ -140,11 +140,12 @@ impl Found {
         for request in &found.requests {
             let at = request.arrived_at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as i64;
             let events: Vec<(Uuid, i32)> = events_of(request).iter().map(|event| (id(event), retries(event))).collect();
-            let is_unheard = events.iter().any(|(event, number)| found.is_unheard(*event, *number, at));
+            let unheard = events.iter().position(|(event, number)| found.is_unheard(*event, *number, at));
             let of = events.len();
             for (index, (event, number)) in events.into_iter().enumerate() {
                 let (place, answered) = ((request.number, index), request.answered);
-                let arrival = Arrival { place, at, number, answered, of, is_unheard };
+                let is_behind_unheard = unheard.is_some_and(|first| first < index);
+                let arrival = Arrival { place, at, number, answered, of, is_behind_unheard };
                 found.arrivals.entry(event).or_default().push(arrival);
             }
         }

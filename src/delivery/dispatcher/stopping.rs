@@ -35,7 +35,7 @@ impl Dispatcher {
                 Some(ended) = self.ended.recv() => self.on_ended(ended),
                 () = sleep_until(until) => {
                     let left = self.busy.len();
-                    let why = if lost_at.is_some() { "the lanes do not come back" } else { "the grace time is over" };
+                    let why = if until < deadline { "the lanes do not come back" } else { "the grace time is over" };
                     warn!("{why}: {left} events will be sent again after the next start");
                     return;
                 }
