@@ -198,6 +198,34 @@ async fn the_stream_outlives_a_stalled_queue_that_outlasts_the_servers_timeout()
     assert!(!scene.walhook.log().contains("capture interrupted"), "{}", scene.walhook.log());
 }
 
+/// A role or a database often has some for the application.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_that_are_set_in_the_database_are_not_for_walhook() {
+    let timeouts = "pg_settings where name in ('statement_timeout', 'idle_session_timeout', 'transaction_timeout')";
+    let ddl = format!(
+        "{ITEMS}; do $$ declare one text; begin
+             for one in select name from {timeouts} loop
+                 execute format('alter database %I set %I = 1000', current_database(), one);
+             end loop; end $$"
+    );
+    let cluster = cluster(&[]).await;
+    let scene = Scene::in_database(TestDatabase::create_in(&cluster).await, &ddl, |start| start).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    let stall = scene.database.connect().await;
+    let unbounded = format!("select set_config(name, '0', false) from {timeouts}");
+    stall.batch_execute(&unbounded).await.expect("no timeouts for the test");
+    stall.batch_execute("begin; lock table walhook.event in share mode").await.expect("a lock");
+    // More than the buffers hold.
+    scene.execute("insert into items (name) select repeat('x', 1000) from generate_series(1, 30000)").await;
+    let held = "select coalesce(bool_or(wait_event_type = 'Lock' and now() - state_change > '3 s'), false)
+                from pg_stat_activity where application_name = 'walhook capture'";
+    wait_for(&scene, "three seconds of a stalled append", held).await;
+    stall.batch_execute("rollback").await.expect("an end");
+    scene.wait_for_count("select count(*) from walhook.event", 30_000).await;
+    let log = scene.walhook.log();
+    assert!(!log.contains("interrupted") && !log.contains("timeout"), "{log}");
+}
+
 /// Whether the slot passed what another database of the cluster wrote.
 async fn check_idle(settings: &[&str]) {
     let cluster = cluster(&[]).await;

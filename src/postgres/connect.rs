@@ -22,9 +22,19 @@ const PAYLOADS_WAITING: usize = 1024;
 
 /// A server may be set to answer commits before they are flushed; what we acknowledge must be durable. A process that
 /// is frozen in the middle of a transaction (`docker pause`) keeps its sessions, and with them the locks that others
-/// wait for: longer than any wait of ours in one.
+/// wait for: longer than any wait of ours in one. Other timeouts of a role or a database are meant for applications:
+/// what takes long here would be ended each time that it is tried again.
 const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on \
+                               -c statement_timeout=0 -c idle_session_timeout=0 \
                                -c idle_in_transaction_session_timeout=120s";
+/// One more of those, which is no option of a login as older servers would refuse it.
+pub(super) const NO_TRANSACTION_TIMEOUT: &str = "SET transaction_timeout = 0";
+
+/// Whether a server of this version, as it says at the login, has `transaction_timeout`.
+pub(super) fn has_transaction_timeout(server_version: &str) -> bool {
+    let major = server_version.split(|character: char| !character.is_ascii_digit()).next();
+    major.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 17)
+}
 
 /// One connection of its own. The connection ends when this is dropped.
 pub struct Session {
@@ -119,11 +129,15 @@ async fn open_at(
     let connected = config.connect_raw(transport, InPlace).await;
     let (client, connection) = connected.map_err(|reason| Error::Connect { address: target.to_string(), reason })?;
     let is_standby = is_standby(&connection);
+    let has_timeout = connection.parameter("server_version").is_some_and(has_transaction_timeout);
     // Its error reaches the caller through the client's next call, so it is not reported twice.
     let driver = match payloads {
         None => tokio::spawn(async move { drop(connection.await) }),
         Some(payloads) => tokio::spawn(listen(connection, payloads)),
     };
+    if has_timeout {
+        client.batch_execute(NO_TRANSACTION_TIMEOUT).await?;
+    }
     Ok(((client, driver), is_standby))
 }
 
@@ -211,4 +225,16 @@ pub fn pool(settings: &Settings, application_name: &str, size: usize) -> Pool {
         .create_timeout(Some(POOL_TIMEOUT))
         .build()
         .expect("a pool with a runtime and timeouts is complete")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_from_17_on_have_a_timeout_of_transactions() {
+        for (version, has) in [("17.2 (Debian 17.2-1)", true), ("18beta1", true), ("16.4", false), ("", false)] {
+            assert_eq!(has_transaction_timeout(version), has, "{version}");
+        }
+    }
 }

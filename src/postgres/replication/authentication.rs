@@ -7,6 +7,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::ChannelBinding;
 
 use super::{Connection, Error, ServerError, unexpected};
+use crate::postgres::connect::has_transaction_timeout;
 use crate::postgres::settings::Target;
 
 /// What the server asks for in an authentication message.
@@ -26,6 +27,7 @@ pub(super) struct Greeting {
     pub(super) is_standby: bool,
     /// The database keeps bytes as they come, whatever characters they are.
     pub(super) is_without_encoding: bool,
+    pub(super) has_transaction_timeout: bool,
 }
 
 impl Connection {
@@ -129,6 +131,9 @@ impl Connection {
                 b'S' => {
                     greeting.is_standby |= body == b"in_hot_standby\0on\0";
                     greeting.is_without_encoding |= body == b"server_encoding\0SQL_ASCII\0";
+                    let version = body.strip_prefix(b"server_version\0").and_then(|text| text.utf8_chunks().next());
+                    greeting.has_transaction_timeout |=
+                        version.is_some_and(|text| has_transaction_timeout(text.valid()));
                 }
                 b'K' | b'N' => {}
                 b'Z' => return Ok(greeting),

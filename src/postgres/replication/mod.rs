@@ -19,7 +19,7 @@ use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::connect::first_usable;
+use super::connect::{NO_TRANSACTION_TIMEOUT, first_usable};
 use super::settings::{Settings, Target};
 use super::transport::Transport;
 use super::{Error, SERVER_KEEPALIVES, ServerError};
@@ -72,6 +72,10 @@ impl Connection {
         if greeting.is_without_encoding {
             // Else the server ends the stream at the first byte that is no UTF-8, each time.
             connection.query("SET client_encoding = 'SQL_ASCII'").await?;
+        }
+        if greeting.has_transaction_timeout {
+            // To send one is a transaction of the server's, which takes as long as whoever reads it.
+            connection.query(NO_TRANSACTION_TIMEOUT).await?;
         }
         Ok((connection, greeting.is_standby))
     }
