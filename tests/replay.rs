@@ -295,3 +295,18 @@ async fn what_is_redelivered_outlives_the_replay_that_it_came_with() {
     scene.wait_for_count("select count(*) from walhook.deferred where replay_id is not null", 0).await;
     assert_eq!(scene.count("select count(*) from walhook.deferred where reason = 'redelivery'").await, 1);
 }
+
+/// With this rate twenty wait at most, and the next are made due when there are ten.
+#[tokio::test]
+async fn a_replay_goes_on_beside_those_of_its_events_that_wait_for_a_retry() {
+    let scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({"retry_conf": {"num_retries": 9, "interval_sec": 3600}})).await;
+    insert(&scene, &scene.sql, 1, 24).await;
+    scene.receiver.on("/t", Script::first(12, Answer::status(500)));
+    let (id, events) = replay(&scene, json!({"from_lsn": "0/0", "rate": 2})).await;
+    assert_eq!(events, 24);
+    let is_marked = |request: &&Request| request.header("walhook-replay") == Some(id.as_str());
+    scene.receiver.wait_until(DEADLINE, |requests| requests.iter().filter(is_marked).count() == 24).await;
+    scene.wait_for_count("select count(*) from walhook.events where status = 'retrying'", 12).await;
+    assert_eq!(status(&scene, &id).await["state"], "running");
+}

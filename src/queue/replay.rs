@@ -26,8 +26,10 @@ struct Open {
     rate: Option<i32>,
     /// Whether its trigger is there.
     live: bool,
-    /// How many of its events are not sent yet, up to [`AHEAD`].
+    /// How many of its events wait to be sent, for the first time or once more, up to [`AHEAD`].
     waiting: i64,
+    /// How many of those wait for the first time. The others may wait for hours, and nothing waits for them.
+    ahead: i64,
 }
 
 /// What follows for a replay.
@@ -48,9 +50,10 @@ impl Open {
         if self.done_to >= self.to_seq {
             return if self.waiting == 0 { Step::End(None) } else { Step::Wait };
         }
-        let ahead = self.rate.map_or(AHEAD, |rate| (i64::from(rate) * AHEAD_SEC).min(AHEAD));
+        let most = self.rate.map_or(AHEAD, |rate| (i64::from(rate) * AHEAD_SEC).min(AHEAD));
+        let room = (most - self.ahead).min(AHEAD - self.waiting).min(CHUNK);
         // A statement for a few events costs as much as one for many: half of the room must be free.
-        if self.waiting > ahead / 2 { Step::Wait } else { Step::Queue((ahead - self.waiting).min(CHUNK)) }
+        if self.ahead > most / 2 || room <= 0 { Step::Wait } else { Step::Queue(room) }
     }
 }
 
@@ -74,6 +77,7 @@ pub async fn advance_replays(pool: &Pool) -> Result<bool, Error> {
             rate: row.get("rate"),
             live: row.get("live"),
             waiting: row.get("waiting"),
+            ahead: row.get("ahead"),
         };
         let step = transaction.transaction().await?;
         match advance(&step, &replay).await {
@@ -120,7 +124,7 @@ mod tests {
 
     fn open(waiting: i64, rate: Option<i32>) -> Open {
         let (id, trigger_id) = (Uuid::nil(), Uuid::nil());
-        Open { id, trigger_id, source_id: 1, done_to: 5, to_seq: 6, rate, live: true, waiting }
+        Open { id, trigger_id, source_id: 1, done_to: 5, to_seq: 6, rate, live: true, waiting, ahead: waiting }
     }
 
     #[test]
@@ -134,6 +138,10 @@ mod tests {
             [Step::Queue(10), Step::Queue(5), Step::Wait]
         );
         assert_eq!(step(0, Some(i32::MAX)), Step::Queue(CHUNK));
+        // Those that failed are overtaken.
+        let failed = |waiting, rate| Open { ahead: 0, ..open(waiting, rate) }.step();
+        assert_eq!([failed(9, Some(1)), failed(AHEAD - 1, None)], [Step::Queue(10), Step::Queue(1)]);
+        assert_eq!(failed(AHEAD, None), Step::Wait);
         let over = |waiting| Open { done_to: 6, ..open(waiting, None) }.step();
         assert_eq!((over(1), over(0)), (Step::Wait, Step::End(None)));
         assert!(matches!(Open { live: false, ..open(1, None) }.step(), Step::End(Some(_))));
