@@ -11,7 +11,7 @@ use support::scene::{DEADLINE, Scene};
 use support::walhook::Start;
 use walhook::model::Timestamp;
 use walhook::postgres::Session;
-use walhook::queue::{self, Retention, Round};
+use walhook::queue::{self, Keeper, Retention, Round};
 
 const TABLES: &str = "create table items (id int generated always as identity primary key, name text);
                       create table other (id int generated always as identity primary key, name text)";
@@ -22,7 +22,7 @@ const WEEK_AND_MONTH: Retention =
 /// A round as it will be in so many days.
 async fn round_in(session: &mut Session, days: u64) -> Round {
     let now = Timestamp::now().plus_seconds(days * DAY);
-    queue::retain(session, WEEK_AND_MONTH, now).await.expect("a round").expect("no other session at it")
+    Keeper::new(WEEK_AND_MONTH).round(session, now).await.expect("a round").expect("no other session at it")
 }
 
 async fn complete_round_in(session: &mut Session, days: u64) -> Round {
@@ -43,10 +43,10 @@ async fn complete_round(session: &mut Session, retention: Retention, now: Timest
     let end = std::time::Instant::now() + DEADLINE;
     let mut all = Round::default();
     loop {
-        let round = queue::retain(session, retention, now).await.expect("a round").expect("no other session at it");
+        let round = Keeper::new(retention).round(session, now).await.expect("a round").expect("no other session at it");
         all.dropped.extend(round.dropped);
         all.reduced.extend(round.reduced);
-        all.held = round.held;
+        (all.held, all.failed) = (round.held, round.failed);
         if round.in_use.is_empty() {
             return all;
         }
@@ -98,7 +98,7 @@ async fn try_delivered_dead_and_waiting() -> Scene {
 async fn what_is_dead_or_waits_outlives_its_partition_and_is_found_by_everybody() {
     let (scene, day) = delivered_dead_and_waiting().await;
     let mut session = scene.database.connect().await;
-    let round = queue::retain(&mut session, WEEK_AND_MONTH, noon_after(day, 7)).await.expect("a round");
+    let round = Keeper::new(WEEK_AND_MONTH).round(&mut session, noon_after(day, 7)).await.expect("a round");
     assert_eq!(round, Some(Round::default()), "the day is not over for a week yet");
     assert_eq!(scene.count("select count(*) from walhook.event").await, 110);
 
@@ -189,11 +189,15 @@ async fn pending_events_hold_their_day_and_a_log_in_use_is_left_alone() {
     let lock = "select pg_try_advisory_lock(hashtext('walhook'), 4)::int::bigint";
     assert_eq!(number(&appending, lock).await, 1);
     let now = Timestamp::now();
-    assert_eq!(queue::retain(&mut session, WEEK_AND_MONTH, now).await.expect("an answer"), None, "another is at it");
+    assert_eq!(
+        Keeper::new(WEEK_AND_MONTH).round(&mut session, now).await.expect("an answer"),
+        None,
+        "another is at it"
+    );
     drop(appending);
     let gone = || async {
         let now = Timestamp::now().plus_seconds(50 * DAY);
-        let round = queue::retain(&mut scene.database.connect().await, WEEK_AND_MONTH, now).await.expect("a round");
+        let round = Keeper::new(WEEK_AND_MONTH).round(&mut scene.database.connect().await, now).await.expect("a round");
         let left = scene.count("select (select count(*) from walhook.event) + count(*) from walhook.attempt").await;
         if left == 0 { Ok(()) } else { Err((left, round)) }
     };
@@ -333,4 +337,48 @@ async fn what_waits_and_is_not_in_the_log_any_more_is_not_looked_for_again_and_a
     }
     let looks = scene.count(looks).await - before;
     assert!(looks < delivered as i64 + 200, "{looks} looks beside {delivered} deliveries");
+}
+
+/// To find out what stays of a day reads all that is dead or waits.
+#[tokio::test]
+async fn a_day_of_which_all_stays_is_not_looked_at_again_for_a_day() {
+    let (scene, day) = delivered_dead_and_waiting().await;
+    let (mut session, user) = (scene.database.connect().await, scene.database.connect().await);
+    let mut keeper = Keeper::new(WEEK_AND_MONTH);
+    let reduced = async {
+        let mut reduced = Vec::new();
+        while reduced.len() < 2 {
+            let round = keeper.round(&mut session, noon_after(day, 10)).await.expect("a round");
+            reduced.extend(round.expect("no other session at it").reduced);
+        }
+        reduced
+    };
+    let reduced = support::wait::within("events and attempts to be reduced", DEADLINE, reduced).await;
+    // Whoever looks at one now finds it in use.
+    let tables = reduced.iter().map(|name| format!("walhook.{name}")).collect::<Vec<_>>().join(", ");
+    user.batch_execute(&format!("begin; lock table only {tables} in row exclusive mode")).await.expect("locks");
+    for (days, in_use) in [(10, 0), (11, 1)] {
+        let round = keeper.round(&mut session, noon_after(day, days)).await.expect("a round").expect("nobody else");
+        assert_eq!(round.in_use.len(), in_use, "{days}: {round:?}");
+    }
+}
+
+/// An operator made a view on a partition, so it cannot be dropped.
+#[tokio::test]
+async fn a_partition_that_cannot_be_dropped_does_not_keep_the_others() {
+    let (scene, day) = delivered_dead_and_waiting().await;
+    let partition =
+        "select 'event_' || to_char(committed_at at time zone 'UTC', 'YYYYMMDD') from walhook.event limit 1";
+    let partition: String = scene.value(partition, &[]).await;
+    scene.execute(&format!("create view theirs as select id from walhook.{partition}")).await;
+    let mut session = scene.database.connect().await;
+    // The next two days are empty.
+    let round = complete_round_after(&mut session, day, 11).await;
+    let failed: Vec<&String> = round.failed.keys().collect();
+    assert_eq!(failed, [&partition], "{round:?}");
+    assert!(round.failed[&partition].contains("depend"), "{round:?}");
+    assert!(round.dropped.iter().any(|name| name.starts_with("event_")), "{round:?}");
+    scene.execute("drop view theirs").await;
+    let round = complete_round_after(&mut session, day, 11).await;
+    assert!(round.failed.is_empty() && round.reduced.contains(&partition), "{round:?}");
 }

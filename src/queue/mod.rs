@@ -48,7 +48,7 @@ pub use outcome::OutcomeWriter;
 pub use partition::{Partitions, ensure_partitions};
 pub use preflight::check;
 pub use replay::{advance_replays, forget_replay};
-pub use retention::{Retention, Round, look_after, retain};
+pub use retention::{Keeper, Retention, Round, look_after};
 pub use slot_status::{SlotStatus, read_timeline, write_slot_status, write_timeline};
 pub use source::{
     Progress, Registration, Source, accept_gaps, clear_failure, enrol_source, find_source, last_reader, note_failure,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use walhook::model::Timestamp;
 use walhook::postgres::{Session, Settings, connect};
-use walhook::queue::{Retention, retain};
+use walhook::queue::{Keeper, Retention};
 
 use crate::Dice;
 use crate::damage::now;
@@ -70,7 +70,7 @@ async fn work(database: Settings, mut dice: Dice, stop: Arc<AtomicBool>) -> Vec<
             while !stop.load(Ordering::Relaxed) {
                 let in_ten_days = Timestamp::now().plus_seconds(10 * DAY);
                 // Postgres may be away, or the log in use.
-                let Ok(round) = retain(&mut session, KEPT, in_ten_days).await else { break };
+                let Ok(round) = Keeper::new(KEPT).round(&mut session, in_ten_days).await else { break };
                 let is_dropped = round.is_some_and(|round| !round.dropped.is_empty() || !round.reduced.is_empty());
                 dropped.extend(is_dropped.then(now));
                 pause(&mut dice, 1000).await;

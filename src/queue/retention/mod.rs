@@ -5,7 +5,7 @@ mod watch;
 
 pub use watch::look_after;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::{NaiveDate, NaiveDateTime};
@@ -39,49 +39,101 @@ pub struct Round {
     pub held: BTreeMap<String, Vec<String>>,
     /// Were in use all the time; to be tried again.
     pub in_use: Vec<String>,
+    /// Could not be dropped or reduced, and why.
+    pub failed: BTreeMap<String, String>,
 }
 
-/// Makes the partitions of the next days, and drops old ones, or what need not be kept of them. `None` when another
-/// session is at it. Each partition is a transaction of its own, so an end in the middle leaves nothing half done.
-///
-/// # Errors
-/// What Postgres said.
-pub async fn retain(session: &mut Session, retention: Retention, now: Timestamp) -> Result<Option<Round>, Error> {
-    let locked = session.query_one(include_str!("../../../sql/retention_lock.sql"), &[]).await?;
-    if !locked.get::<_, bool>(0) {
-        return Ok(None);
-    }
-    let round = work(session, retention, now).await;
-    session.execute(include_str!("../../../sql/retention_unlock.sql"), &[]).await?;
-    round.map(Some)
+/// Looks after partitions, and remembers which ones need not be looked at again for a while.
+#[derive(Debug)]
+pub struct Keeper {
+    retention: Retention,
+    /// Days of which all stays that is there now, and when that was found.
+    settled: HashMap<(Contents, i64), Timestamp>,
 }
 
-async fn work(session: &mut Session, retention: Retention, now: Timestamp) -> Result<Round, Error> {
-    let today = now.unix_day();
-    let days: Vec<i64> = (today..=today + AHEAD_DAYS).collect();
-    ensure_partitions(&**session, &days).await?;
-    let mut round = Round::default();
-    // Attempts stay as long as their events: from here on it is not settled which events do.
-    let mut unsettled = i64::MAX;
-    for day in partition_days(session, "event").await? {
-        if !is_over(day, retention.events, now) {
-            break;
-        }
-        let keep_dead = !is_over(day, retention.dead.max(retention.events), now);
-        let done = replace::replace(session, Contents::Events { keep_dead }, day).await?;
-        if matches!(done, Done::Held(_) | Done::InUse) {
-            unsettled = unsettled.min(day);
-        }
-        round.note(replace::name("event", day), done);
+/// What is dead may have been redelivered by then, so that less stays. To find out what stays costs a read of all that
+/// is dead or waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(86_400);
+
+impl Keeper {
+    /// One that remembers nothing yet.
+    pub fn new(retention: Retention) -> Keeper {
+        Keeper { retention, settled: HashMap::new() }
     }
-    for day in partition_days(session, "attempt").await? {
-        // An event's attempts can lie a little before it: two machines' clocks tell their times.
-        if !is_over(day + 1, retention.events, now) || day + 1 >= unsettled {
-            break;
+
+    /// Makes the partitions of the next days, and drops old ones, or what need not be kept of them. `None` when another
+    /// session is at it. Each partition is a transaction of its own, so an end in the middle leaves nothing half done,
+    /// and one that fails does not keep the others.
+    ///
+    /// # Errors
+    /// What Postgres said, where the session is lost or it is about all partitions.
+    pub async fn round(&mut self, session: &mut Session, now: Timestamp) -> Result<Option<Round>, Error> {
+        let locked = session.query_one(include_str!("../../../sql/retention_lock.sql"), &[]).await?;
+        if !locked.get::<_, bool>(0) {
+            return Ok(None);
         }
-        round.note(replace::name("attempt", day), replace::replace(session, Contents::Attempts, day).await?);
+        let round = self.work(session, now).await;
+        session.execute(include_str!("../../../sql/retention_unlock.sql"), &[]).await?;
+        round.map(Some)
     }
-    Ok(round)
+
+    async fn work(&mut self, session: &mut Session, now: Timestamp) -> Result<Round, Error> {
+        let Retention { events, dead } = self.retention;
+        let today = now.unix_day();
+        let days: Vec<i64> = (today..=today + AHEAD_DAYS).collect();
+        ensure_partitions(&**session, &days).await?;
+        let again = LOOK_AGAIN.min(events).as_secs();
+        self.settled.retain(|_, found| (*found..found.plus_seconds(again)).contains(&now));
+        let mut round = Round::default();
+        // Attempts stay as long as their events: from here on it is not settled which events do.
+        let mut unsettled = i64::MAX;
+        for day in partition_days(session, "event").await? {
+            if !is_over(day, events, now) {
+                break;
+            }
+            let keep_dead = !is_over(day, dead.max(events), now);
+            let done = self.replace(session, Contents::Events { keep_dead }, day, now).await?;
+            if matches!(done, Done::Held(_) | Done::InUse | Done::Failed(_)) {
+                unsettled = unsettled.min(day);
+            }
+            round.note(replace::name("event", day), done);
+        }
+        if !round.dropped.is_empty() || !round.reduced.is_empty() {
+            self.settled.retain(|(contents, _), _| *contents != Contents::Attempts);
+        }
+        for day in partition_days(session, "attempt").await? {
+            // An event's attempts can lie a little before it: two machines' clocks tell their times.
+            if !is_over(day + 1, events, now) || day + 1 >= unsettled {
+                break;
+            }
+            let done = self.replace(session, Contents::Attempts, day, now).await?;
+            round.note(replace::name("attempt", day), done);
+        }
+        Ok(round)
+    }
+
+    /// Drops a day's partition or what need not be kept of it, where it is not settled that all stays.
+    async fn replace(
+        &mut self,
+        session: &mut Session,
+        contents: Contents,
+        day: i64,
+        now: Timestamp,
+    ) -> Result<Done, Error> {
+        if self.settled.contains_key(&(contents, day)) {
+            return Ok(Done::Nothing);
+        }
+        match replace::replace(session, contents, day).await {
+            Err(error) if !session.is_closed() => Ok(Done::Failed(error.to_string())),
+            done => {
+                let done = done?;
+                if matches!(done, Done::Nothing | Done::Reduced) {
+                    self.settled.insert((contents, day), now);
+                }
+                Ok(done)
+            }
+        }
+    }
 }
 
 impl Round {
@@ -92,6 +144,7 @@ impl Round {
             Done::Nothing => {}
             Done::Held(triggers) => drop(self.held.insert(name, triggers)),
             Done::InUse => self.in_use.push(name),
+            Done::Failed(reason) => drop(self.failed.insert(name, reason)),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::model::Timestamp;
 use crate::postgres::{self, Session};
 
 /// What a partition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Contents {
     /// Those that wait are kept, and perhaps those that are dead.
     Events { keep_dead: bool },
@@ -36,6 +36,8 @@ pub(super) enum Done {
     Held(Vec<String>),
     /// Somebody used it, or changed it meanwhile.
     InUse,
+    /// Postgres refused, for this reason.
+    Failed(String),
 }
 
 /// The statements for a kind of contents.

@@ -1,5 +1,6 @@
 //! Looks after partitions for as long as the node runs, and says what keeps them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -7,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::super::Error;
 use super::super::clock::server_time;
-use super::{Retention, Round, retain};
+use super::{Keeper, Retention, Round};
 use crate::postgres::{self, Settings};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -23,16 +24,17 @@ struct Said {
     held: Vec<String>,
     rounds_in_use: u32,
     failed: bool,
+    refused: BTreeMap<String, String>,
 }
 
 /// Runs until stopped, on every node: whichever comes first does the work. Failures are said and tried again.
 pub async fn look_after(queue: Settings, retention: Retention, stop: CancellationToken) {
     let usual = (retention.events / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-    let mut said = Said::default();
+    let (mut keeper, mut said) = (Keeper::new(retention), Said::default());
     loop {
         let round = tokio::select! {
             () = stop.cancelled() => return,
-            round = round(&queue, retention) => round,
+            round = round(&queue, &mut keeper) => round,
         };
         let complete = said.tell(round);
         let pause = if complete { usual } else { usual.min(PAUSE_AFTER_FAILURE) };
@@ -43,10 +45,10 @@ pub async fn look_after(queue: Settings, retention: Retention, stop: Cancellatio
     }
 }
 
-async fn round(queue: &Settings, retention: Retention) -> Result<Option<Round>, Error> {
+async fn round(queue: &Settings, keeper: &mut Keeper) -> Result<Option<Round>, Error> {
     let mut session = postgres::connect(queue, "walhook retention").await?;
     let now = server_time(&*session).await?;
-    retain(&mut session, retention, now).await
+    keeper.round(&mut session, now).await
 }
 
 impl Said {
@@ -79,9 +81,14 @@ impl Said {
             );
         }
         self.held = held;
+        for (partition, reason) in round.failed.iter().filter(|(name, _)| !self.refused.contains_key(*name)) {
+            warn!(partition, "older than --retention, and can be neither dropped nor reduced: {reason}; trying again");
+        }
+        let is_complete = round.failed.is_empty();
+        self.refused = round.failed;
         if round.in_use.is_empty() {
             self.rounds_in_use = 0;
-            return true;
+            return is_complete;
         }
         self.rounds_in_use += 1;
         debug!("in use, so not dropped yet: {}", round.in_use.join(", "));
