@@ -1,6 +1,8 @@
 //! What this runs on, and what a process used of it. Linux' `/proc` tells; elsewhere these figures are left out.
 
-use std::time::Duration;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -36,6 +38,41 @@ impl Machine {
     pub fn is_debug(&self) -> bool {
         self.build == "debug"
     }
+}
+
+/// How long a value takes from one core to another and back; nothing of one core. What several processes or threads
+/// have in common costs as much, and the host of a virtual machine may move its cores apart and together while it is
+/// measured.
+pub(super) fn between_cores() -> Option<Duration> {
+    const TRIPS: u32 = 20_000;
+    const SPINS: u64 = 1_000;
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return None;
+    }
+    let turn = AtomicU32::new(0);
+    let wait_for = |value: u32| {
+        for spin in 1_u64.. {
+            if turn.load(Acquire) == value {
+                return;
+            }
+            // Both may be on one core.
+            if spin % SPINS == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for trip in 0..TRIPS {
+                wait_for(2 * trip + 1);
+                turn.store(2 * trip + 2, Release);
+            }
+        });
+        let started = Instant::now();
+        for trip in 0..TRIPS {
+            turn.store(2 * trip + 1, Release);
+            wait_for(2 * trip + 2);
+        }
+        Some(started.elapsed() / TRIPS)
+    })
 }
 
 /// The most memory a process has had, in MiB.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::figure::{Cost, Figure, Goal, Sample, What};
 use super::ground::{Database, Ground};
 use super::load::Shape;
+use super::machine::between_cores;
 use super::meter::Meter;
 use super::receiver::{COUNTED, WORKING};
 use super::throughput::{longest, prepare, rate, wait_until_delivered};
@@ -38,9 +39,11 @@ async fn measure_with(
     (path, name, times): (&str, &str, u64),
 ) -> anyhow::Result<Option<Figure>> {
     let (mut samples, mut costs_of_one, mut lanes) = (Vec::new(), Vec::new(), String::new());
+    let mut apart = Vec::new();
     for round in 1..=plan.rounds {
         say(&format!("nodes, {name}, round {round} of {}", plan.rounds));
         let order = if round % 2 == 1 { [1, NODES] } else { [NODES, 1] };
+        apart.extend(between_cores());
         let (mut one, mut several) = (None, None);
         for count in order {
             let run = with_nodes(ground, path, plan.rows * times, count).await?;
@@ -55,7 +58,10 @@ async fn measure_with(
     let case = format!("{NODES} nodes, {name}");
     let figure = Figure::of(What::Nodes, case, samples, Goal::AtLeast(1.0), None);
     let of_one = Cost::middle(&costs_of_one).map(|cost| format!("with one node: {cost}; ")).unwrap_or_default();
-    Ok(figure.map(|figure| figure.noting(format!("{of_one}lanes of each node in the last round: {lanes}"))))
+    let apart: Vec<String> = apart.iter().map(|trip| trip.as_nanos().to_string()).collect();
+    let apart =
+        if apart.is_empty() { String::new() } else { format!("; ns to the other core and back: {}", apart.join(", ")) };
+    Ok(figure.map(|figure| figure.noting(format!("{of_one}lanes of each node in the last round: {lanes}{apart}"))))
 }
 
 /// What walhooks did together.
