@@ -1,3 +1,3 @@
 -- Purpose: let the next node look after old partitions.
--- Caller: queue::retention::retain. Locks: gives up the advisory lock (walhook, 4). Index: none.
+-- Caller: queue::retention::Keeper. Locks: gives up the advisory lock (walhook, 4). Index: none.
 select pg_advisory_unlock(hashtext('walhook'), 4)

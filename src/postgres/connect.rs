@@ -9,6 +9,7 @@ use deadpool_postgres::{ClientWrapper, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, Connection};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::replication::TEXT_OPTIONS;
 use super::settings::{Settings, Target};
@@ -131,14 +132,14 @@ async fn open_at(
     let is_standby = is_standby(&connection);
     let has_timeout = connection.parameter("server_version").is_some_and(has_transaction_timeout);
     // Its error reaches the caller through the client's next call, so it is not reported twice.
-    let driver = match payloads {
+    let driver = AbortOnDropHandle::new(match payloads {
         None => tokio::spawn(async move { drop(connection.await) }),
         Some(payloads) => tokio::spawn(listen(connection, payloads)),
-    };
+    });
     if has_timeout {
         client.batch_execute(NO_TRANSACTION_TIMEOUT).await?;
     }
-    Ok(((client, driver), is_standby))
+    Ok(((client, driver.detach()), is_standby))
 }
 
 async fn listen(mut connection: Connection<Transport, Transport>, payloads: mpsc::Sender<String>) {

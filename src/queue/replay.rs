@@ -52,7 +52,7 @@ impl Open {
         }
         let most = self.rate.map_or(AHEAD, |rate| (i64::from(rate) * AHEAD_SEC).min(AHEAD));
         let room = (most - self.ahead).min(AHEAD - self.waiting).min(CHUNK);
-        // A statement for a few events costs as much as one for many: half of the room must be free.
+        // A statement for a few events costs as much as one for many: half must be sent.
         if self.ahead > most / 2 || room <= 0 { Step::Wait } else { Step::Queue(room) }
     }
 }

@@ -29,7 +29,8 @@ use incoming::Incoming;
 /// search path a name of the catalogue (`regclass` and its like) is printed with its schema.
 pub(super) const TEXT_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c bytea_output=hex \
                        -c extra_float_digits=1 -c search_path=pg_catalog -c quote_all_identifiers=off \
-                       -c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
+                       -c statement_timeout=0 -c idle_session_timeout=0 \
+                       -c idle_in_transaction_session_timeout=0";
 /// Commands but the start answer at once.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 

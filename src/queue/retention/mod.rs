@@ -93,7 +93,7 @@ impl Keeper {
             }
             let keep_dead = !is_over(day, dead.max(events), now);
             let done = self.replace(session, Contents::Events { keep_dead }, day, now).await?;
-            if matches!(done, Done::Held(_) | Done::InUse | Done::Failed(_)) {
+            if matches!(done, Done::Held(_) | Done::InUse) {
                 unsettled = unsettled.min(day);
             }
             round.note(replace::name("event", day), done);

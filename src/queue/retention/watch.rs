@@ -55,7 +55,9 @@ impl Said {
     /// Whether everything was done that is to be done now.
     fn tell(&mut self, round: Result<Option<Round>, Error>) -> bool {
         let round = match round {
-            Ok(round) => round.unwrap_or_default(),
+            Ok(Some(round)) => round,
+            // Another node is at it.
+            Ok(None) => return true,
             Err(error) => {
                 if !std::mem::replace(&mut self.failed, true) {
                     warn!("partitions could not be looked after: {error}; trying again");
@@ -84,11 +86,12 @@ impl Said {
         for (partition, reason) in round.failed.iter().filter(|(name, _)| !self.refused.contains_key(*name)) {
             warn!(partition, "older than --retention, and can be neither dropped nor reduced: {reason}; trying again");
         }
-        let is_complete = round.failed.is_empty();
-        self.refused = round.failed;
+        // One that is in use was not come to.
+        self.refused.retain(|name, _| round.in_use.contains(name));
+        self.refused.extend(round.failed);
         if round.in_use.is_empty() {
             self.rounds_in_use = 0;
-            return is_complete;
+            return true;
         }
         self.rounds_in_use += 1;
         debug!("in use, so not dropped yet: {}", round.in_use.join(", "));
