@@ -84,7 +84,11 @@ impl Said {
         }
         self.held = held;
         for (partition, reason) in round.failed.iter().filter(|(name, _)| !self.refused.contains_key(*name)) {
-            warn!(partition, "older than --retention, and can be neither dropped nor reduced: {reason}; trying again");
+            warn!(
+                partition,
+                "older than --retention, and can be neither dropped nor reduced: {reason}; remove by hand what keeps it, \
+                 it is tried again"
+            );
         }
         // One that is in use was not come to.
         self.refused.retain(|name, _| round.in_use.contains(name));
