@@ -86,8 +86,8 @@ impl Said {
         for (partition, reason) in round.failed.iter().filter(|(name, _)| !self.refused.contains_key(*name)) {
             warn!(
                 partition,
-                "older than --retention, and can be neither dropped nor reduced: {reason}; remove by hand what keeps it, \
-                 it is tried again"
+                "older than --retention, and can be neither dropped nor reduced: {reason}; remove what keeps it, it is \
+                 tried again"
             );
         }
         // One that is in use was not come to.
