@@ -12,11 +12,11 @@ use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Method, Request, Response as HttpResponse};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout};
 
 use super::Endpoint;
+use super::connector::Connector;
 use super::gate::Permit;
 use super::letter::{Letter, Withdrawn};
 use crate::model::{Failure, FailureKind, Outcome, Response, Timestamp};
@@ -25,7 +25,7 @@ use crate::node::ServerClock;
 /// The client all webhooks share. Redirects are not followed: a 3xx is an answer that is not 2xx.
 #[derive(Clone)]
 pub struct Client {
-    pooled: Pooled<HttpsConnector<HttpConnector>, Letter>,
+    pooled: Pooled<HttpsConnector<Connector>, Letter>,
     clock: ServerClock,
 }
 
@@ -38,7 +38,6 @@ pub(super) struct Body {
     pub(super) is_whole: bool,
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of an answer is read; past that the connection is closed. The answer counts all the same. Of one that says
 /// beforehand that it has more only the head is read.
@@ -52,16 +51,12 @@ impl Client {
     /// # Errors
     /// When the machine has no certificates that can be read: install its package `ca-certificates`.
     pub fn new(clock: ServerClock) -> io::Result<Self> {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(provider)?
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(Connector::new());
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             // Idle ones of a host are not bounded beside that: there are never more than requests under way at a time,

@@ -15,6 +15,7 @@ mod breaker;
 mod bucket;
 mod budget;
 mod busy;
+mod connector;
 mod dispatcher;
 mod endpoint;
 mod failures;

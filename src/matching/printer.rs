@@ -9,7 +9,7 @@ pub(super) struct Printer<'plan, 'row> {
     plan: &'plan TablePlan,
     change: Change<'row>,
     scratch: &'plan mut Vec<u8>,
-    /// The last print of each side: nearly always the only one.
+    /// The last print of each side, where there are more triggers than one: nearly always the only one.
     last_old: Option<(usize, PrintedOld)>,
     last_new: Option<(usize, PrintedRow)>,
 }
@@ -30,7 +30,9 @@ impl<'plan, 'row> Printer<'plan, 'row> {
             return Some(printed.clone());
         }
         let printed = print_row(self.scratch, &self.plan.columns, &self.plan.masks[payload], row, full_old);
-        self.last_new = Some((payload, printed.clone()));
+        if self.is_shared() {
+            self.last_new = Some((payload, printed.clone()));
+        }
         Some(printed)
     }
 
@@ -57,7 +59,14 @@ impl<'plan, 'row> Printer<'plan, 'row> {
             }
             (OldRow::Absent, _) => return None,
         };
-        self.last_old = Some((payload, printed.clone()));
+        if self.is_shared() {
+            self.last_old = Some((payload, printed.clone()));
+        }
         Some(printed)
+    }
+
+    /// A text that is given to one trigger only needs no count of who has it, which is an allocation of its own.
+    fn is_shared(&self) -> bool {
+        self.plan.watchers.len() > 1
     }
 }
