@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::plan::{Change, Matcher, Moment, TablePlan};
-use super::row::{Mask, print_row};
+use super::row::Mask;
 use crate::model::{Event, Operation, derive_event_id};
 use crate::pgoutput::{Cell, OldRow, Relation, Tuple};
 
@@ -37,7 +37,7 @@ impl Matcher {
             moment.position.ordinal += 1;
             let Moment { position, xid, committed_at, .. } = *moment;
             let (lane, row_hash) = plan.watchers[place].place(Change::Insert(row));
-            let printed = print_row(&mut self.scratch, &plan.columns, &plan.masks[payload], row, None);
+            let printed = self.draft.print_row(&plan.columns, &plan.masks[payload], row, None);
             events.push(Event {
                 id: derive_event_id(&self.system, &self.source, position, trigger_id, committed_at),
                 trigger_id,
@@ -49,8 +49,8 @@ impl Matcher {
                 xid,
                 committed_at,
                 old: None,
+                missing: printed.missing_names(),
                 new: Some(printed.text),
-                missing: None,
                 old_partial: false,
                 undecided: false,
                 session_variables: None,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::custom::CustomTypes;
 use super::old_row::{Changed, KeyedPartitions, OldRows};
 use super::printer::Printer;
-use super::row::{ColumnPlan, Mask};
+use super::row::{ColumnPlan, Draft, Mask, PrintedRow};
 use super::watch::{TableWatch, Watches};
 use crate::model::{
     Columns, Event, Lane, Operation, OperationSpec, Ordering, Position, RowHash, Subject, TableName, Timestamp,
@@ -57,7 +57,7 @@ pub struct Matcher {
     /// Described since the last change, in order.
     described: Vec<u32>,
     custom: CustomTypes,
-    pub(super) scratch: Vec<u8>,
+    pub(super) draft: Draft,
 }
 
 /// What one table's watches want, worked out once for all its rows.
@@ -107,7 +107,7 @@ impl Matcher {
             partitions: HashMap::new(),
             described: Vec::new(),
             custom,
-            scratch: Vec::new(),
+            draft: Draft::default(),
         }
     }
 
@@ -207,7 +207,7 @@ impl Matcher {
             Change::Delete(old) => Change::Delete(plan.old_rows.read(old)),
             Change::Insert(_) | Change::Truncate => change,
         };
-        let mut printer = Printer::new(plan, change, &mut self.scratch);
+        let mut printer = Printer::new(plan, change, &mut self.draft);
         let mut sure = true;
         for watcher in &plan.watchers {
             if moment.replicated && !watcher.trigger_on_replication {
@@ -220,7 +220,7 @@ impl Matcher {
             };
             sure &= old.as_ref().is_none_or(|row| row.sure) && new.as_ref().is_none_or(|row| row.sure);
             let old_partial = old.as_ref().is_some_and(|row| row.partial);
-            let missing = new.as_ref().filter(|row| !row.missing.is_empty()).map(|row| row.missing.clone().into());
+            let missing = new.as_ref().and_then(PrintedRow::missing_names);
             let trigger_id = watcher.trigger_id;
             let (lane, row_hash) = watcher.place(change);
             let Moment { position, xid, committed_at, .. } = *moment;

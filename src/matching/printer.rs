@@ -1,22 +1,22 @@
 //! The old and the new row of one change, each printed once for all the triggers that want the same columns of it.
 
 use super::plan::{Change, TablePlan};
-use super::row::{PrintedOld, PrintedRow, print_known, print_row};
+use super::row::{Draft, PrintedOld, PrintedRow};
 use crate::pgoutput::OldRow;
 
 /// Prints each wanted column set of a change at most once.
 pub(super) struct Printer<'plan, 'row> {
     plan: &'plan TablePlan,
     change: Change<'row>,
-    scratch: &'plan mut Vec<u8>,
+    draft: &'plan mut Draft,
     /// The last print of each side, where there are more triggers than one: nearly always the only one.
     last_old: Option<(usize, PrintedOld)>,
     last_new: Option<(usize, PrintedRow)>,
 }
 
 impl<'plan, 'row> Printer<'plan, 'row> {
-    pub(super) fn new(plan: &'plan TablePlan, change: Change<'row>, scratch: &'plan mut Vec<u8>) -> Self {
-        Printer { plan, change, scratch, last_old: None, last_new: None }
+    pub(super) fn new(plan: &'plan TablePlan, change: Change<'row>, draft: &'plan mut Draft) -> Self {
+        Printer { plan, change, draft, last_old: None, last_new: None }
     }
 
     pub(super) fn new_row(&mut self, payload: usize) -> Option<PrintedRow> {
@@ -29,7 +29,7 @@ impl<'plan, 'row> Printer<'plan, 'row> {
         if let Some((_, printed)) = self.last_new.as_ref().filter(|(mask, _)| *mask == payload) {
             return Some(printed.clone());
         }
-        let printed = print_row(self.scratch, &self.plan.columns, &self.plan.masks[payload], row, full_old);
+        let printed = self.draft.print_row(&self.plan.columns, &self.plan.masks[payload], row, full_old);
         if self.is_shared() {
             self.last_new = Some((payload, printed.clone()));
         }
@@ -47,15 +47,15 @@ impl<'plan, 'row> Printer<'plan, 'row> {
             return Some(printed.clone());
         }
         let TablePlan { columns, old_rows, masks, .. } = self.plan;
-        let (scratch, mask) = (&mut *self.scratch, &masks[payload]);
+        let (draft, mask) = (&mut *self.draft, &masks[payload]);
         let printed = match (old, self.change) {
             (OldRow::Full(row), _) => {
-                let PrintedRow { text, sure, .. } = print_row(scratch, columns, mask, row, None);
-                PrintedOld { text, partial: false, sure }
+                let PrintedRow { text, missing, sure } = draft.print_row(columns, mask, row, None);
+                PrintedOld { text, partial: !missing.is_empty(), sure }
             }
-            (OldRow::Key(row), _) => print_known(scratch, columns, mask, row, |_| true),
+            (OldRow::Key(row), _) => draft.print_known(columns, mask, row, |_| true),
             (OldRow::Absent, Change::Update(_, new)) => {
-                print_known(scratch, columns, mask, new, |index| old_rows.kept().has(index))
+                draft.print_known(columns, mask, new, |index| old_rows.kept().has(index))
             }
             (OldRow::Absent, _) => return None,
         };
