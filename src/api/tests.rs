@@ -12,7 +12,7 @@ use crate::triggers::{Catalogue, ReplicaIdentityPolicy, SourceInfo};
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
 /// A server whose database is not there: nothing listens on port 1.
-fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
+pub(super) fn state(secret: Option<&str>) -> (ApiState, watch::Sender<Readiness>) {
     let settings: crate::postgres::Settings = "postgres://nobody@127.0.0.1:1/none".parse().expect("settings");
     let pool = crate::postgres::pool(&settings, "test", 1);
     let source = SourceInfo { name: "default".into(), publication: "p".into() };

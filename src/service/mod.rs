@@ -72,9 +72,6 @@ pub enum Error {
     /// No source can be worked on: what is wrong with each, by name.
     #[error("{}", describe(.0))]
     Sources(Vec<(String, Error)>),
-    /// The API stopped serving.
-    #[error("the API stopped: {0}")]
-    Api(std::io::Error),
     /// A task ended in a way that is a bug.
     #[error("{task} ended unexpectedly: {reason}")]
     Task {
@@ -94,7 +91,7 @@ impl Error {
             Error::Queue(error) => error.class() == Class::Operator,
             Error::Sources(errors) => errors.iter().all(|(_, error)| error.is_permanent()),
             Error::NotReady(_) | Error::Listen { .. } | Error::Delivery(_) | Error::UnknownSource(_) => true,
-            Error::Api(_) | Error::Task { .. } => false,
+            Error::Task { .. } => false,
         }
     }
 }
@@ -346,7 +343,7 @@ impl Tasks {
             let follow = follow_sources(states, ready);
             let serve = api::serve(listener, state, stop);
             tokio::select! {
-                served = serve => ("API", served.map_err(Error::Api)),
+                () = serve => ("API", Ok(())),
                 never = follow => match never {},
             }
         });
