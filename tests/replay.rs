@@ -10,6 +10,7 @@ use support::cluster::TestDatabase;
 use support::receiver::{Answer, Request, Script};
 use support::scene::{DEADLINE, Scene};
 use support::wait::eventually;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use walhook::postgres::Session;
 
 const ITEMS: &str = "create table items (id int primary key)";
@@ -255,6 +256,31 @@ async fn the_command_counts_asks_and_waits() {
     wait_for_state(&scene, &id, "done").await;
     assert_eq!(of_replay(&scene, &id).len(), 50);
     assert_eq!(run(&[]).await.0, Some(2), "no begin");
+}
+
+/// Longer than a session of a pool waits for a lock.
+#[tokio::test]
+async fn the_command_waits_on_when_it_cannot_look() {
+    let scene = Scene::start(ITEMS).await;
+    let operator = scene.database.connect().await;
+    scene.create("t", "items", "/t", json!({})).await;
+    insert(&scene, &scene.sql, 1, 10).await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_walhook"));
+    command.args(["replay", "t", "--from-lsn", "0/0", "--rate", "5", "--database-url", scene.database.url()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = command.spawn().expect("the command");
+    let mut said = BufReader::new(command.stderr.take().expect("a pipe")).lines();
+    let mut hear = async |text: &str| {
+        let heard = async { while !said.next_line().await.expect("a line").expect("more lines").contains(text) {} };
+        tokio::time::timeout(DEADLINE, heard).await.expect(text);
+    };
+    hear("running: ").await;
+    operator.batch_execute("begin; lock table walhook.replay").await.expect("a lock");
+    hear("cannot be looked at: another session holds what this is about").await;
+    operator.batch_execute("commit").await.expect("the end");
+    let output = tokio::time::timeout(DEADLINE, command.wait_with_output()).await.expect("an end").expect("well");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "done: 10 of 10 events sent\n");
+    assert_eq!(output.status.code(), Some(0));
 }
 
 /// A replay comes to an event that an operator redelivers; it goes on when that is over, and others do not wait.

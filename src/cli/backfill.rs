@@ -40,11 +40,8 @@ pub async fn run(args: BackfillArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("backfill {id} of {}; it goes on when this command is stopped", args.trigger);
-    let look = async || {
-        let found = catalogue.backfills(None, Some(id)).await?.into_iter().next();
-        found.ok_or_else(|| anyhow::anyhow!("backfill {id} is gone"))
-    };
-    let ended = follow(look, BackfillStatus::is_over, describe).await?;
+    let look = async || catalogue.backfills(None, Some(id)).await;
+    let ended = follow(&format!("backfill {id}"), look, BackfillStatus::is_over, describe).await?;
     match ended.error {
         Some(reason) => Err(anyhow::anyhow!("backfill {id} failed: {reason}")),
         None if ended.state == "done" => Ok(ExitCode::SUCCESS),

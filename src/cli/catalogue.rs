@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
+use crate::postgres::Class;
 use crate::service::{self, Config, RawSettings, RawSource};
-use crate::triggers::Catalogue;
+use crate::triggers::{self, Catalogue};
 
 /// Bad settings, as with `serve`.
 pub(super) const EXIT_USAGE: u8 = 2;
@@ -75,20 +77,29 @@ impl CatalogueArgs {
     }
 }
 
-/// Shows each change of something that the nodes work on, until it is over; gives how it ended.
+/// Shows each change of something that the nodes work on, until it is over; gives how it ended. A look that fails is
+/// not the end of it: the next one may not.
 pub(super) async fn follow<T>(
-    look: impl AsyncFn() -> anyhow::Result<T>,
+    what: &str,
+    look: impl AsyncFn() -> Result<Vec<T>, triggers::Error>,
     is_over: impl Fn(&T) -> bool,
     describe: impl Fn(&T) -> String,
 ) -> anyhow::Result<T> {
     let mut shown = String::new();
     loop {
-        let status = look().await?;
-        let text = describe(&status);
-        if is_over(&status) {
-            println!("{text}");
-            return Ok(status);
-        }
+        let text = match look().await {
+            Ok(found) => {
+                let status = found.into_iter().next().with_context(|| format!("{what} is gone"))?;
+                let text = describe(&status);
+                if is_over(&status) {
+                    println!("{text}");
+                    return Ok(status);
+                }
+                text
+            }
+            Err(error) if error.class() == Class::Retry => format!("{what} cannot be looked at: {error}; trying again"),
+            Err(error) => return Err(error.into()),
+        };
         if text != shown {
             eprintln!("{text}");
             shown = text;

@@ -65,11 +65,8 @@ pub async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("replay {id} of {}; it goes on when this command is stopped", args.trigger);
-    let look = async || {
-        let found = catalogue.replays(None, Some(id)).await?.into_iter().next();
-        found.ok_or_else(|| anyhow::anyhow!("replay {id} is gone"))
-    };
-    let ended = follow(look, ReplayStatus::is_over, describe).await?;
+    let look = async || catalogue.replays(None, Some(id)).await;
+    let ended = follow(&format!("replay {id}"), look, ReplayStatus::is_over, describe).await?;
     match ended.error {
         Some(reason) => Err(anyhow::anyhow!("replay {id} failed: {reason}")),
         None if ended.state == "done" => Ok(ExitCode::SUCCESS),

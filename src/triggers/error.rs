@@ -2,7 +2,7 @@
 //! (reference/hasura.md, 1.9); the others name what to do.
 
 use crate::model::{Subject, TableName, TemplateError};
-use crate::postgres::{self, LOCK_NOT_AVAILABLE};
+use crate::postgres::{self, Class, LOCK_NOT_AVAILABLE};
 use crate::queue;
 
 /// Why the catalogue did not do what was asked.
@@ -106,6 +106,18 @@ pub enum Error {
     /// The queue's copy of the catalogue cannot be used.
     #[error(transparent)]
     Queue(queue::Error),
+}
+
+impl Error {
+    /// Whether asking again can help.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Locked { .. } | Error::InUse(_) => Class::Retry,
+            Error::Database(error) => error.class(),
+            Error::Queue(error) => error.class(),
+            _ => Class::Operator,
+        }
+    }
 }
 
 impl From<postgres::Error> for Error {
