@@ -3,8 +3,8 @@
 //! ```text
 //!            5 events failed, no answer between             a probe is answered
 //!   closed ────────────────────────────────────▶ open ───────────────────────────▶ recovering ──▶ closed
-//!                                                ▲  │ a probe fails: a longer pause     │  10 events accepted
-//!                                                └──┴───────────────────────────────────┘
+//!                                                ▲  │ a probe fails: a longer pause     │  10 events accepted,
+//!                                                └──┴───────────────────────────────────┘  or a minute is over
 //!                                                     5 events failed, no answer between
 //! ```
 
@@ -18,6 +18,9 @@ use crate::model::{EventId, FailureKind, Outcome, RetryConf};
 const EVENTS_OF_AN_OUTAGE: usize = 5;
 /// Accepted events after which an outage is over for good.
 const ACCEPTED_TO_CLOSE: u32 = 10;
+/// So is one after which there were not so many in this time: else an event that always fails would never spend a retry
+/// where nothing else is sent, or may be before it.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Up to this part of a pause is added to it, so that endpoints that failed together are not tried together.
@@ -92,6 +95,7 @@ enum State {
         probe: Probe,
     },
     Recovering {
+        since: Instant,
         accepted: u32,
     },
 }
@@ -159,6 +163,9 @@ impl Breaker {
     /// Takes note of an attempt. `at_once`: a failure opens it without waiting for others.
     pub(super) fn ended(&mut self, ended: &Ended, at_once: bool) -> Judged {
         let Ended { event_id, sign, started_at, now } = *ended;
+        if matches!(self.state, State::Recovering { since, .. } if now >= since + LONGEST_RECOVERY) {
+            self.close();
+        }
         let is_probe = matches!(self.state, State::Open { probe: Probe::UnderWay(id) } if id == event_id);
         let Sign::Down { retry_after } = sign else {
             return Judged { counts: true, change: self.answered(sign, is_probe, now) };
@@ -195,14 +202,12 @@ impl Breaker {
         match &mut self.state {
             State::Open { .. } if !is_probe => return None,
             State::Open { .. } => {
-                self.state = State::Recovering { accepted: u32::from(sign == Sign::Accepted) };
+                self.state = State::Recovering { since: now, accepted: u32::from(sign == Sign::Accepted) };
             }
-            State::Recovering { accepted } => {
+            State::Recovering { accepted, .. } => {
                 *accepted += u32::from(sign == Sign::Accepted);
                 if *accepted >= ACCEPTED_TO_CLOSE {
-                    self.state = State::Closed;
-                    self.down_since = None;
-                    self.pauses = 0;
+                    self.close();
                 }
             }
             State::Closed => {}
@@ -211,6 +216,12 @@ impl Breaker {
         self.not_before = None;
         let since = self.down_since.filter(|_| is_probe)?;
         Some(Change::Answers { after: now.saturating_duration_since(since) })
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.down_since = None;
+        self.pauses = 0;
     }
 
     fn open(&mut self, event_id: EventId, now: Instant) {
@@ -377,6 +388,23 @@ mod tests {
                 assert_eq!(bench.ended_late(event, DOWN, 0), SPARED);
             }
             assert!(!bench.breaker.is_open());
+        }
+    }
+
+    /// Nothing else may be sent where it is first in a trigger that keeps the order of all; or what is sent is refused.
+    #[test]
+    fn after_a_minute_of_recovery_an_event_that_always_fails_spends_its_retries() {
+        for others in [None, Some(Sign::Answered)] {
+            let mut bench = Bench::opened(0..5);
+            bench.probe(10);
+            bench.ended(10, Sign::Accepted);
+            for seconds in [10, 10, 10, 10, 10] {
+                bench.second += seconds;
+                assert_eq!(bench.ended(11, DOWN), SPARED);
+                others.map(|sign| bench.ended(12, sign));
+            }
+            bench.second += 10;
+            assert_eq!(bench.ended(11, DOWN), COUNTS);
         }
     }
 

@@ -97,9 +97,9 @@ impl Outages {
     /// Takes note of an attempt; says whether a failure is one of the event's own.
     pub(super) fn ended(&mut self, url: &Uri, ended: &Ended, reached: bool, reason: impl Fn() -> String) -> bool {
         let Some(known) = self.endpoints.get_mut(url) else { return true };
-        let was_reached = known.tried.is_none_or(|(_, reached)| reached);
         known.tried = Some((ended.now, reached));
-        if !reached || !was_reached {
+        // Also where a host is reached that always was: it may be the one that tells that the network is back.
+        if !reached || self.network_down_since.is_some() {
             self.look_at_network(ended.now, &reason);
         }
         let network_down = self.network_down_since.is_some();
@@ -123,6 +123,13 @@ impl Outages {
             let (triggers, reason) = (known.triggers.clone(), known.reason.clone());
             let next_probe = at.saturating_duration_since(ended.now);
             self.news.push(News::Down { triggers, reason, next_probe, quiet });
+        }
+        if let Some(at) = known.breaker.probe_at().filter(|at| known.asked && *at > ended.now) {
+            // A `Retry-After` came after somebody had been asked for a probe.
+            known.asked = false;
+            let (triggers, reason) = (known.triggers.clone(), known.reason.clone());
+            let next_probe = at.saturating_duration_since(ended.now);
+            self.news.push(News::Down { triggers, reason, next_probe, quiet: true });
         }
         if was_open || is_new {
             self.find_next_probe();
@@ -199,7 +206,8 @@ impl Outages {
                 self.network_down_since = Some(now);
                 self.news.push(News::NetworkDown { hosts: unreached, reason: reason() });
             }
-            Some(since) if unreached * 2 < all || all < HOSTS_OF_A_NETWORK => {
+            // Not because of those that were not tried again: somebody has to be reached.
+            Some(since) if unreached < all && (unreached * 2 < all || all < HOSTS_OF_A_NETWORK) => {
                 self.network_down_since = None;
                 self.news.push(News::NetworkUp { after: now.saturating_duration_since(since) });
                 self.endpoints.values_mut().for_each(|known| known.breaker.probe_soon(now));
@@ -331,6 +339,48 @@ mod tests {
         assert!(!bench.probe(3, DOWN, false));
         let news = bench.outages.take_news();
         assert!(matches!(&news[..], [News::Down { quiet: false, .. }]), "now it is the host: {news:?}");
+    }
+
+    #[test]
+    fn a_network_is_not_back_because_nobody_tried() {
+        let mut bench = Bench::new();
+        for host in [0, 1, 2] {
+            bench.ended(host, DOWN, false);
+        }
+        bench.outages.take_news();
+        bench.now += LATELY;
+        assert!(!bench.probe(2, DOWN, false));
+        assert!(!bench.ended(0, DOWN, false), "its first failure since, and it is the network's");
+        assert!(!bench.outages.take_news().iter().any(|news| matches!(news, News::NetworkUp { .. })));
+        assert!(bench.probe(2, Sign::Accepted, true));
+        let news = bench.outages.take_news();
+        assert!(matches!(&news[..], [News::NetworkUp { .. }, News::Up { .. }]), "{news:?}");
+    }
+
+    #[test]
+    fn a_network_is_back_when_a_host_is_reached_that_always_was() {
+        let mut bench = Bench::new();
+        for host in [0, 1, 2] {
+            bench.ended(host, DOWN, false);
+        }
+        for host in [3, 4, 5, 6] {
+            bench.outages.take_news();
+            bench.ended(host, Sign::Accepted, true);
+        }
+        let news = bench.outages.take_news();
+        assert!(matches!(&news[..], [News::NetworkUp { .. }]), "{news:?}");
+    }
+
+    #[test]
+    fn a_probe_that_was_asked_for_waits_for_a_retry_after_that_comes_before_it() {
+        let mut bench = Bench::new();
+        bench.fail(0);
+        bench.now = bench.outages.next_probe().expect("a probe");
+        assert_eq!(bench.outages.ask_for_probes(bench.now), ids(&[0, 10]));
+        let wait = Duration::from_secs(60);
+        assert!(!bench.ended(0, Sign::Down { retry_after: Some(wait) }, true));
+        assert_eq!(bench.outages.flow(&url(0)), Flow::Held);
+        assert_eq!(bench.outages.next_probe(), Some(bench.now + wait));
     }
 
     #[test]
