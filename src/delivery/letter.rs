@@ -2,6 +2,8 @@
 //! before that it may have taken seconds to connect, in which the node lost its lanes.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +18,17 @@ pub(super) struct Letter {
     content: Option<Bytes>,
     /// `None` where nobody can take it over.
     permit: Option<Permit>,
+    taken: Taken,
+}
+
+/// Whether a connection took the letter; until then there was none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Taken(Arc<AtomicBool>);
+
+impl Taken {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Nothing was sent, because others may have a lane of the request.
@@ -25,7 +38,11 @@ pub(super) struct Withdrawn;
 
 impl Letter {
     pub(super) fn new(content: Bytes, permit: Option<Permit>) -> Letter {
-        Letter { content: Some(content), permit }
+        Letter { content: Some(content), permit, taken: Taken::default() }
+    }
+
+    pub(super) fn taken(&self) -> Taken {
+        self.taken.clone()
     }
 }
 
@@ -36,6 +53,7 @@ impl Body for Letter {
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
         let letter = self.get_mut();
         let Some(content) = letter.content.take() else { return Poll::Ready(None) };
+        letter.taken.0.store(true, Ordering::Relaxed);
         let is_valid = letter.permit.as_ref().is_none_or(Permit::is_valid);
         Poll::Ready(Some(if is_valid { Ok(Frame::data(content)) } else { Err(Withdrawn) }))
     }
@@ -63,7 +81,7 @@ mod tests {
     use crate::delivery::gate::Gate;
     use crate::delivery::tenure::Terms;
     use crate::delivery::{Client, Endpoint};
-    use crate::model::LaneSet;
+    use crate::model::{FailureKind, LaneSet, Outcome, RetryConf};
     use crate::node::ServerClock;
 
     const LETTER: &[u8] = b"{}";
@@ -116,6 +134,25 @@ mod tests {
                 said
             });
             hearing.await.expect("what was heard")
+        }
+    }
+
+    /// Who was not let in has not reached the endpoint; who was, and is not answered, has.
+    #[tokio::test]
+    async fn a_request_that_ends_while_it_connects_did_not_reach_its_endpoint() {
+        let door = Doorkeeper::new();
+        let silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let client = Client::new(ServerClock::default()).expect("a client");
+        for (port, kind, text) in [
+            (door.port, FailureKind::Connect, "no connection within 1 s"),
+            (silent.local_addr().expect("an address").port(), FailureKind::Timeout, "no answer within 1 s"),
+        ] {
+            let url = format!("http://127.0.0.1:{port}/").parse().expect("a URL");
+            let retry_conf = RetryConf { timeout_sec: 1, ..RetryConf::default() };
+            let endpoint = Endpoint { url, retry_conf, ..Endpoint::example() };
+            let outcome = client.post(&endpoint, Bytes::from_static(LETTER), HeaderMap::new()).await;
+            let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+            assert_eq!((failure.kind, failure.text.as_str()), (kind, text));
         }
     }
 
