@@ -2,14 +2,18 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use support::cluster::{TestDatabase, shared};
 use support::receiver::{Answer, Receiver, Script};
-use support::scene::{DEADLINE, Scene};
+use support::scene::{DEADLINE, Scene, trigger};
 use support::wait::eventually;
 use support::walhook::Start;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use walhook::postgres::cluster::{Cluster, Options};
 
 const ITEMS: &str = "create table public.items (id bigint generated always as identity primary key, name text)";
@@ -260,6 +264,53 @@ async fn a_stop_gives_up_on_a_receiver_that_hangs_when_the_grace_is_over() {
     let scene = scene.crash_and_restart().await;
     let requests = scene.arrivals("/t", 2).await;
     assert_eq!(requests[1].json(), first[0].json(), "the same event with the same count");
+}
+
+/// Nobody is let in behind it before it is accepted, and the kernel asks again after 1, 3 and 7 s.
+fn full_door() -> (TcpListener, std::net::TcpStream) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+    socket.listen(0).expect("it listens");
+    socket.set_nonblocking(true).expect("for the runtime");
+    let listener = TcpListener::from_std(socket.into()).expect("a listener");
+    let first = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("one is let in");
+    (listener, first)
+}
+
+/// By then its lanes may be another node's, who sends it, and what comes after it.
+#[tokio::test]
+async fn what_still_connects_when_the_grace_is_over_is_not_sent() {
+    let mut scene = Scene::start_with(ITEMS, |start| start.with(&["--grace", "1s"])).await;
+    let (door, _first) = full_door();
+    let url = format!("http://{}/", door.local_addr().expect("an address"));
+    let args = trigger("t", "items", &url, json!({}));
+    let made = scene.walhook.post("/v1/query", &json!({"type": "create_event_trigger", "args": args})).await;
+    assert_eq!(made.0, 200, "{}", made.1);
+    scene.execute("insert into items (name) values ('a')").await;
+    // As Linux has it: who connects and is not let in yet is in state 2.
+    let remote = format!(" 0100007F:{:04X} 02 ", door.local_addr().expect("an address").port());
+    let connects = || async {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("sockets");
+        if sockets.contains(&remote) { Ok(()) } else { Err("nobody connects") }
+    };
+    eventually("it connects", DEADLINE, connects).await;
+    // Who does not end what it asks keeps the process there.
+    let mut caller = TcpStream::connect(("127.0.0.1", scene.walhook.port())).await.expect("the API");
+    let head = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    caller.write_all(head).await.expect("a question");
+    caller.read_exact(&mut [0; 12]).await.expect("it is waited for");
+    scene.walhook.signal("TERM");
+    scene.wait_for_count("select count(*) from walhook.lanes where node is not null", 0).await;
+    assert!(scene.walhook.ended().is_none(), "{}", scene.walhook.log());
+    let listening = async {
+        door.accept().await.expect("the first one");
+        let (mut stream, _) = door.accept().await.expect("walhook");
+        let mut said = [0; 16];
+        let length = stream.read(&mut said).await.unwrap_or(0);
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    };
+    assert_eq!(tokio::time::timeout(DEADLINE, listening).await.expect("it connects"), "");
+    assert!(scene.walhook.wait(DEADLINE).await.success(), "{}", scene.walhook.log());
 }
 
 /// Stops walhook, breaks the slot, and sees that the loss is noticed, recorded, and can be accepted.

@@ -172,7 +172,7 @@ impl Recorder {
                 // Told with each heartbeat: lanes may be free that are our share.
                 changed = standing.changed() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return self.end();
                     }
                     if self.take_lanes(&writer, stop.is_cancelled()).await? {
                         if in_hand.is_some() {
@@ -189,9 +189,9 @@ impl Recorder {
                 // Before that nothing else is taken either: it would be thrown away though the lanes may come back.
                 work = self.work.recv(), if in_hand.is_none() && has_lanes => match work {
                     Some(work) => work,
-                    None => return Ok(()),
+                    None => return self.end(),
                 },
-                () = self.reports.closed(), if !has_lanes => return Ok(()),
+                () = self.reports.closed(), if !has_lanes => return self.end(),
                 // What it could not do for so long, it may be able to do by now.
                 () = sleep_until(began + WORKS_AFTER), if !works => {
                     works = true;
@@ -207,6 +207,14 @@ impl Recorder {
                 self.member.trouble.is_over();
             }
         }
+    }
+
+    /// Nothing more is to be recorded. Before the session goes, and with it the lanes: a request that is connecting still
+    /// must not be sent after the next owner's.
+    fn end(&mut self) -> Result<(), Error> {
+        self.tenure.session_ended();
+        self.set_gate();
+        Ok(())
     }
 
     /// Takes what is missing of this node's share, or of what it lost while it is stopping, where it is free. True when
