@@ -365,3 +365,31 @@ async fn one_signal_is_no_second_one_though_the_process_ends_already() {
     assert_eq!(scene.walhook.wait(DEADLINE).await.code(), Some(3), "{}", scene.walhook.log());
     assert!(!scene.walhook.log().contains("second signal"), "{}", scene.walhook.log());
 }
+
+/// Between the beat's snapshot and its update others take the node for dead.
+#[tokio::test]
+async fn a_heartbeat_that_meets_its_own_burial_is_not_believed() {
+    let scene = Scene::start(ITEMS).await;
+    let node = queue::Node {
+        id: uuid::Uuid::from_u128(7),
+        host: "elsewhere".into(),
+        process_id: 7,
+        timeout: DEADLINE * 10,
+        delivers: false,
+    };
+    let id = node.id;
+    let registry = queue::Registry::open(&scene.database.settings(), node).await.expect("a session");
+    registry.register().await.expect("a registration");
+    let is_known = move |beat: &queue::Beat| beat.peers.iter().any(|peer| peer.id == id);
+    assert!(is_known(&registry.beat(false).await.expect("a beat")));
+    let undertaker = scene.database.connect().await;
+    let bury = format!("begin; delete from walhook.node where id = '{id}'");
+    undertaker.batch_execute(&bury).await.expect("a burial");
+    let beating = tokio::spawn(async move { registry.beat(false).await.map(|beat| is_known(&beat)) });
+    let waits = "select count(*) from pg_stat_activity
+                 where application_name = 'walhook node' and wait_event_type = 'Lock'
+                   and datname = current_database()";
+    scene.wait_for_count(waits, 1).await;
+    undertaker.batch_execute("commit").await.expect("the end");
+    assert!(!beating.await.expect("no panic").expect("a beat"));
+}

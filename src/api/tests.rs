@@ -1,6 +1,6 @@
 //! The router as a caller sees it: order of checks, statuses, headers. No database: what needs one is in tests/api.rs.
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -115,4 +115,13 @@ async fn health_needs_no_secret() {
     );
     sender.send_replace(Readiness { migrated: true, streaming: true, serving: true });
     assert_eq!(call(&state, "GET", "/readyz", &[], "").await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_given_up() {
+    let (state, _sender) = state(None);
+    let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let request = Request::builder().method("POST").uri("/v1/query").header("host", "localhost").body(body);
+    let response = router(state).call(request.expect("request")).await.expect("infallible");
+    assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
 }

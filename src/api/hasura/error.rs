@@ -1,5 +1,7 @@
 //! Hasura's error body: `error`, `path`, `code`, sometimes `internal`, in this order (reference/hasura.md, 1.2).
 
+use std::time::Duration;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -56,6 +58,12 @@ impl ApiError {
     pub fn too_large(limit: usize) -> Self {
         let error = format!("the request body is larger than {limit} bytes; send a smaller one");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", "$", error)
+    }
+
+    /// The body did not come in this time.
+    pub fn too_slow(limit: Duration) -> Self {
+        let error = format!("the request body did not come within {} s; send it again", limit.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "bad-request", "$", error)
     }
 
     /// Something that is not the caller's fault; the log has it under the request id.

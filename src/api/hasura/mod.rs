@@ -8,11 +8,14 @@ mod node;
 mod request;
 mod retry_conf;
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 pub use error::ApiError;
@@ -23,6 +26,8 @@ use crate::triggers;
 
 /// Bodies up to this many bytes are read.
 const BODY_LIMIT: usize = 1 << 20;
+/// A body that has not come by then never will: a stop would wait for it, and there is room for so many connections.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_ID: &str = "x-request-id";
 /// Longer ids are not echoed, nor logged.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -70,8 +75,10 @@ async fn handle(
     request_id: &str,
 ) -> Result<serde_json::Value, ApiError> {
     authentication::check_secret(state.secrets.admin.as_ref(), headers)?;
+    let reading = timeout(BODY_TIMEOUT, to_bytes(body, BODY_LIMIT));
+    let read = reading.await.map_err(|_| ApiError::too_slow(BODY_TIMEOUT))?;
     // A body that breaks off is reported so as well, to a caller that is gone.
-    let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
+    let body = read.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
     let command = request::decode(&body, endpoint)?;
     authentication::check_role(headers)?;
     // On a task of its own, so that a caller that hangs up does not cut short what follows the commit.
