@@ -38,8 +38,8 @@ pub(super) struct Body {
     pub(super) is_whole: bool,
 }
 
-/// Shorter than what servers have that close soon: Node, uvicorn and Apache do after 5 s. A request on a connection that
-/// is closed in this very moment gets no answer, and that is one of its retries.
+/// Shorter than what servers have that close soon: Node, uvicorn and Apache do after 5 s. A request on a connection
+/// that is closed in this very moment gets no answer, and that is one of its retries.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How much of an answer is read; past that the connection is closed. The answer counts all the same. Of one that says
 /// beforehand that it has more only the head is read.

@@ -209,8 +209,8 @@ impl Recorder {
         }
     }
 
-    /// Nothing more is to be recorded. Before the session goes, and with it the lanes: a request that is connecting still
-    /// must not be sent after the next owner's.
+    /// Nothing more is to be recorded. Before the session goes, and with it the lanes: a request that is connecting
+    /// still must not be sent after the next owner's.
     fn end(&mut self) -> Result<(), Error> {
         self.tenure.session_ended();
         self.set_gate();
