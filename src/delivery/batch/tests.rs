@@ -100,6 +100,43 @@ fn events_of_a_row_ride_together_in_their_order_and_others_wait_for_them() {
     assert_eq!((rows.len(), rows.bytes()), (0, 0));
 }
 
+/// The batch waits for its rate, and is looked at again before it goes.
+#[test]
+fn what_is_small_enough_does_not_overtake_what_had_no_room() {
+    let mut rows = rows(&[(1, 7)]);
+    take(&mut rows, Ordering::Row, 9);
+    [2, 3].into_iter().for_each(|seq| rows.push_fresh(logged(seq, 7)));
+    let mut gather = |rows: &mut Rows| {
+        let size = |ready: &Ready| if ready.logged.seq == 3 { 10 } else { 1 };
+        rows.gather(Ordering::Row, Full { events: 9, bytes: 5 }, Instant::now(), size)
+    };
+    assert!(!gather(&mut rows), "both wait for the first one");
+    rows.unlock(7, Uuid::from_u128(1));
+    rows.push_fresh(logged(4, 7));
+    for expected in [[2], [3], [4]] {
+        assert_eq!([gather(&mut rows), gather(&mut rows)], [expected != [4]; 2]);
+        let events = rows.take_batch().expect("a batch").into_events();
+        assert_eq!(seqs(&events), expected);
+        rows.unlock(7, events[0].logged.id());
+    }
+}
+
+#[test]
+fn a_batch_waits_from_its_first_event_on() {
+    let (mut rows, now) = (Rows::default(), Instant::now());
+    let earlier = now.checked_sub(std::time::Duration::from_secs(5)).expect("the machine runs");
+    let full = Full { events: 9, bytes: 9 };
+    rows.has_waited_since(earlier);
+    rows.push_fresh(logged(1, 7));
+    rows.gather(Ordering::Row, full, now, |_| 1);
+    assert_eq!(rows.gathered_since(), Some(now), "nothing waited before it");
+    rows.take_batch().expect("a batch");
+    rows.push_fresh(logged(2, 8));
+    rows.has_waited_since(earlier);
+    rows.gather(Ordering::Row, full, now, |_| 1);
+    assert_eq!(rows.gathered_since(), Some(earlier), "it came while the request was under way");
+}
+
 #[test]
 fn a_strict_trigger_has_one_batch_under_way_and_none_behind_what_failed() {
     let strict = endpoint(Ordering::Trigger, 5);

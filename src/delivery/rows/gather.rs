@@ -20,6 +20,8 @@ pub(super) struct Gathering {
     bytes: usize,
     /// Since when the first of them has waited.
     since: Option<Instant>,
+    /// One had no room: a smaller one that comes behind it must not be sent before it.
+    closed: bool,
     anew: VecDeque<EventBatch>,
     /// Events in `anew`.
     events_anew: usize,
@@ -42,12 +44,15 @@ impl Gathering {
 
     fn is_full(&self, full: Full) -> bool {
         let has_loner = self.events.first().is_some_and(|first| self.is_loner(first));
-        self.events.len() >= full.events || self.bytes >= full.bytes || has_loner
+        self.closed || self.events.len() >= full.events || self.bytes >= full.bytes || has_loner
     }
 
-    fn has_room_for(&self, ready: &Ready, bytes: usize, full: Full) -> bool {
+    /// Whether this event goes along. Where it does not, nothing more does.
+    fn has_room_for(&mut self, ready: &Ready, bytes: usize, full: Full) -> bool {
         let fits = self.bytes + bytes <= full.bytes && !self.is_loner(ready);
-        self.events.is_empty() || (fits && !self.is_full(full))
+        let has_room = self.events.is_empty() || (fits && !self.is_full(full));
+        self.closed |= !has_room;
+        has_room
     }
 
     fn push(&mut self, ready: Ready, bytes: usize, now: Instant) {
@@ -153,7 +158,7 @@ impl Rows {
 
     /// What is in memory and not gathered has waited since then, for a request that ended now.
     pub(in crate::delivery) fn has_waited_since(&mut self, at: Instant) {
-        if self.gathering.events.is_empty() {
+        if self.gathering.events.is_empty() && self.len() > self.gathering.len() {
             self.gathering.since = Some(at);
         }
     }
@@ -177,7 +182,7 @@ impl Rows {
     }
 
     fn take_gathered(&mut self) -> Vec<Ready> {
-        (self.gathering.bytes, self.gathering.since) = (0, None);
+        (self.gathering.bytes, self.gathering.since, self.gathering.closed) = (0, None, false);
         let events = std::mem::take(&mut self.gathering.events);
         for key in events.iter().filter_map(|ready| ready.lock) {
             if let Some(row) = self.rows.get_mut(&key) {
@@ -243,7 +248,7 @@ impl Rows {
 
     /// The row is busy with this event of a batch alone from now on.
     pub(in crate::delivery) fn pass_lock(&mut self, key: RowHash, event: EventId) {
-        if let Some(row) = self.rows.get_mut(&key) {
+        if let Some(row) = self.rows.get_mut(&key).filter(|row| row.busy.is_some()) {
             row.busy = Some(event);
         }
     }
