@@ -136,6 +136,11 @@ impl Rows {
         }
     }
 
+    /// Whether there are events from the log that were not looked at.
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     fn fresh_can_go(&self, ordering: Ordering) -> bool {
         let free = match ordering {
             Ordering::None => true,

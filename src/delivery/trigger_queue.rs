@@ -265,8 +265,8 @@ impl TriggerQueue {
 
     fn has_room(&self) -> bool {
         let in_memory = self.rows.len() < MAX_READY && self.rows.bytes() < self.allowance;
-        // While the endpoint is down one event is enough, for the next probe.
-        let wanted = self.flow == Flow::Free || !self.can_go();
+        // While the endpoint is down one event is enough, for the next probe, also where it has to wait.
+        let wanted = self.flow == Flow::Free || !self.can_go() && !self.rows.has_fresh();
         wanted && in_memory && self.tracker.len() < MAX_WINDOW && self.rows.held() < self.held_allowance
     }
 
@@ -343,6 +343,8 @@ impl TriggerQueue {
     pub(super) fn recorded(&mut self, settled: &Settled, still_held: bool) {
         self.dirty = true;
         if !self.lanes.contains(settled.lane) {
+            // Where the ordering was replaced, what is of another lane may be what the whole trigger waits for.
+            self.unlock(settled);
             return;
         }
         if settled.asked_again {

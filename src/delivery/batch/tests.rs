@@ -106,7 +106,7 @@ fn what_is_small_enough_does_not_overtake_what_had_no_room() {
     let mut rows = rows(&[(1, 7)]);
     take(&mut rows, Ordering::Row, 9);
     [2, 3].into_iter().for_each(|seq| rows.push_fresh(logged(seq, 7)));
-    let mut gather = |rows: &mut Rows| {
+    let gather = |rows: &mut Rows| {
         let size = |ready: &Ready| if ready.logged.seq == 3 { 10 } else { 1 };
         rows.gather(Ordering::Row, Full { events: 9, bytes: 5 }, Instant::now(), size)
     };

@@ -189,7 +189,14 @@ impl Dispatcher {
         if !self.owner || self.due_running {
             return;
         }
-        let room: Vec<_> = self.triggers.iter().filter_map(|(id, queue)| queue.due_room(*id)).collect();
+        let mut room = Vec::new();
+        for (id, queue) in &mut self.triggers {
+            if let Some(due) = queue.due_room(*id) {
+                // Unless this fetch says so again.
+                queue.hand.was_filled(false);
+                room.push(due);
+            }
+        }
         if room.is_empty() {
             self.next_due = None;
             return;

@@ -19,8 +19,8 @@ impl Dispatcher {
         let deadline = Instant::now() + self.grace;
         let mut saved = LaneSet::NONE;
         let mut lost_at = None;
+        self.record_at = Instant::now();
         loop {
-            self.record_at = Instant::now();
             self.stop_changing();
             self.start_recording();
             self.leave(&mut saved);
@@ -33,6 +33,7 @@ impl Dispatcher {
                 biased;
                 Some(report) = self.reports.recv() => self.on_report(report),
                 Some(ended) = self.ended.recv() => self.on_ended(ended),
+                () = sleep_until(self.record_at), if self.waits_to_record() => {}
                 () = sleep_until(until) => {
                     let left = self.busy.len();
                     let why = if until < deadline { "the lanes do not come back" } else { "the grace time is over" };

@@ -38,8 +38,8 @@ pub(super) struct Learnt {
 
 impl Learnt {
     fn note(&mut self, batch: &EventBatch, outcome: &Outcome, asked_for: usize) {
-        if batch::is_too_large(outcome) && batch.is_new() {
-            self.most_events = Some((batch.len() / 2).max(1));
+        if batch::is_too_large(outcome) && batch.is_new() && batch.len() > 1 {
+            self.most_events = Some(batch.len() / 2);
         } else if outcome.is_success() && self.most_events.is_some_and(|most| batch.len() >= most) {
             self.most_events = Some(batch.len() + batch.len() / 4 + 1).filter(|most| *most < asked_for);
         }
@@ -206,8 +206,15 @@ pub(in crate::delivery) fn bytes_under_way(batch: &EventBatch) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
-    use crate::model::Response;
+    use crate::delivery::attempt::Request;
+    use crate::delivery::batch::Refused;
+    use crate::delivery::busy::Busy;
+    use crate::delivery::fetch::Place;
+    use crate::model::{Event, LANES, Ordering, Response, RetryConf, Timestamp, WHOLE_TRIGGER};
+    use crate::queue::{Backlog, Logged};
 
     /// Lets an endpoint that takes so many events at a time answer batches that are as large as they may be.
     fn sizes(taken: usize, asked_for: usize, batches: usize) -> Vec<usize> {
@@ -236,5 +243,41 @@ mod tests {
             learnt.note(&batch::of_size(most), &ok, 100);
         }
         assert_eq!(grown, [50, 63, 79, 99]);
+        for most_events in [None, Some(63)] {
+            learnt.most_events = most_events;
+            learnt.note(&batch::of_size(1), &too_large, 100);
+            assert_eq!(learnt.most_events, most_events, "one that is too large alone says nothing of others");
+        }
+    }
+
+    /// Its ordering was replaced while lanes move: what the whole trigger waits for is of a lane that was given back.
+    #[test]
+    fn a_whole_trigger_goes_on_when_an_event_of_another_lane_is_recorded() {
+        let batch = Some(BatchConf { max_events: 2, max_wait_ms: 0, max_bytes: 1 << 20 });
+        let retry_conf = RetryConf { num_retries: 5, ..RetryConf::default() };
+        let endpoint = Arc::new(Endpoint { ordering: Ordering::Trigger, batch, retry_conf, ..Endpoint::example() });
+        let mut queue = TriggerQueue::new(1, Ok(Arc::clone(&endpoint)));
+        let place = |lanes| Place { lanes, floor: [0; LANES as usize], dealt_with: HashSet::new(), held: Vec::new() };
+        queue.restart(place(LaneSet::ALL), &[]);
+        queue.share_memory(1);
+        queue.missed(2);
+        assert!(queue.wants_read(2).is_some());
+        let event = |seq, lane| Event { lane, ..Event::example(seq) };
+        let logged = |seq: i64, lane| Logged { seq, source_id: 1, event: event(seq as u64, lane), replay_id: None };
+        queue.read(Backlog { events: vec![logged(1, 3), logged(2, 5)], complete: true, ..Backlog::default() });
+        let NextBatch::Send(batch, _) = queue.next_batch(Instant::now()) else { panic!("a batch") };
+        let busy =
+            Busy { trigger_id: endpoint.trigger_id, lane: 5, seq: 2, deferred: false, lock: Some(WHOLE_TRIGGER) };
+        queue.restart(place([5].into_iter().collect()), &[(Event::example(2).id, busy)]);
+        let (started, started_at, ended_at) = (Instant::now(), Timestamp(0), Timestamp(1));
+        let request =
+            Request { endpoint, started, started_at, ended_at, duration_micros: 0, was_gone: false, withdrawn: false };
+        let outcome = Outcome::Answered(Response { status: 500, ..Response::default() });
+        let ended = batch::Ended { batch, request, outcome, refused: Refused::Nothing };
+        let (settled, back) = queue.batch_ended(ended, LaneSet::ALL, true, 60);
+        assert_eq!((settled.len(), back.len()), (1, 1), "the first one failed, the second one waits for it");
+        assert!(!queue.can_go());
+        queue.recorded(&settled[0], false);
+        assert!(queue.can_go());
     }
 }
