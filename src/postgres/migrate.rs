@@ -37,6 +37,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
 ];
 
 const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(200);
+const LONGEST_SILENCE: Duration = Duration::from_secs(20);
 /// Longer than a try may wait, so that those who were held up by one are through before the next.
 const BETWEEN_MIGRATION_TRIES: Duration = Duration::from_secs(3);
 
@@ -54,11 +55,13 @@ pub async fn migrate(session: &mut Session) -> Result<usize, Error> {
     result
 }
 
-/// Keeps other nodes from setting the database up at the same time, and waits while one does that.
+/// Keeps other nodes from setting the database up at the same time, and waits while one does that. The server ends the
+/// session, and with it the lock, when nothing is asked of it for 20 s: its process is frozen, and no other one can start.
 ///
 /// # Errors
 /// What Postgres said.
 pub async fn lock_setup(session: &Session) -> Result<(), Error> {
+    session.batch_execute(&format!("set idle_session_timeout = {}", LONGEST_SILENCE.as_millis())).await?;
     let mut told = false;
     loop {
         let row = session.query_one(include_str!("../../sql/setup_lock.sql"), &[]).await?;
@@ -79,7 +82,8 @@ pub async fn lock_setup(session: &Session) -> Result<(), Error> {
 /// # Errors
 /// What Postgres said.
 pub async fn unlock_setup(session: &Session) -> Result<(), Error> {
-    Ok(session.batch_execute(include_str!("../../sql/setup_unlock.sql")).await?)
+    session.batch_execute(include_str!("../../sql/setup_unlock.sql")).await?;
+    Ok(session.batch_execute("set idle_session_timeout = 0").await?)
 }
 
 async fn apply_missing(session: &mut Session) -> Result<usize, Error> {
