@@ -10,9 +10,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -24,7 +27,7 @@ use tracing::warn;
 use super::{ApiState, router};
 
 /// So many connections at a time; more of them wait. Deliveries need descriptors, too.
-const CONNECTIONS: usize = 256;
+const CONNECTIONS: usize = if cfg!(test) { 8 } else { 256 };
 /// The head of a request, also the next one of a connection that is kept, is there within this time, or the connection
 /// ends: whoever says nothing has no right to one of them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,7 +64,12 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     let mut told = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Who does not take what was asked for keeps none of them either. Without it the connection is as good.
+                #[cfg(target_os = "linux")]
+                drop(SockRef::from(&stream).set_tcp_user_timeout(Some(HEAD_TIMEOUT)));
+                return stream;
+            }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
@@ -81,14 +89,16 @@ fn is_the_peers(error: &io::Error) -> bool {
 
 /// Answers the requests of a connection until it ends, or the stop comes and nothing of it is under way.
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let asked = AtomicUsize::new(0);
+    let asked = Arc::new(AtomicUsize::new(0));
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let answered = answer(router.clone(), request.map(Body::new));
+        let (under_way, answered) = (UnderWay::begin(&asked), answer(router.clone(), request.map(Body::new)));
         async {
-            asked.fetch_add(1, Ordering::Relaxed);
-            let response = answered.await;
-            asked.fetch_sub(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(response)
+            // Until the last piece of the answer was taken to be sent.
+            let hold = move |frame| {
+                let _ = &under_way;
+                frame
+            };
+            Ok::<_, Infallible>(answered.await.map(|body| body.map_frame(hold)))
         }
     });
     let connection = http1::Builder::new()
@@ -102,6 +112,22 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     while timeout(LAST_HEAD, connection.as_mut()).await.is_err() && asked.load(Ordering::Relaxed) > 0 {}
+}
+
+/// A request that was not answered yet; as long as it lives, it is counted.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn begin(count: &Arc<AtomicUsize>) -> UnderWay {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn answer(mut router: Router, request: Request) -> Response {
