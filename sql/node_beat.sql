@@ -5,7 +5,7 @@
 with beat as (
     update walhook.node set heartbeat_at = clock_timestamp(), leaving = $2 where id = $1 returning id
 )
-select id, extract(epoch from clock_timestamp() - heartbeat_at)::float8 as silent, timeout_milliseconds, delivers,
+select id, extract(epoch from statement_timestamp() - heartbeat_at)::float8 as silent, timeout_milliseconds, delivers,
        leaving, clock_timestamp() as server_time, started_at
 from walhook.node
 where id <> $1 or exists (select from beat)

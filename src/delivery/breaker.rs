@@ -56,9 +56,10 @@ impl Sign {
     }
 }
 
-/// Whether a request got as far as the endpoint's machine.
+/// Whether a request got as far as the endpoint.
 pub(super) fn was_reached(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Connect)
+    use FailureKind::{Connect, ConnectTimeout};
+    !matches!(outcome, Outcome::Failed(failure) if matches!(failure.kind, Connect | ConnectTimeout))
 }
 
 /// An attempt that ended.
@@ -321,11 +322,13 @@ mod tests {
             (answered(502, None), DOWN),
             (answered(503, Some(99)), asked(60)),
             (failed(FailureKind::Connect), DOWN),
+            (failed(FailureKind::ConnectTimeout), DOWN),
             (failed(FailureKind::Timeout), DOWN),
             (failed(FailureKind::Broken), DOWN),
         ] {
             assert_eq!(Sign::of(&outcome, &conf, Duration::from_secs(60)), expected, "{outcome:?}");
-            assert_eq!(was_reached(&outcome), outcome != failed(FailureKind::Connect));
+            let unreached = [FailureKind::Connect, FailureKind::ConnectTimeout].map(failed);
+            assert_eq!(was_reached(&outcome), !unreached.contains(&outcome));
         }
     }
 

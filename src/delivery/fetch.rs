@@ -20,8 +20,8 @@ pub(super) enum Fetched {
     BacklogFailed { trigger_id: Uuid },
     /// Which of these triggers have something to be read; `None` where that could not be found out.
     News { asked: Vec<Stretch>, found: Option<HashSet<Uuid>> },
-    /// Due deferred events, and when the next one is due.
-    Due { events: Vec<Deferred>, next: Option<Timestamp> },
+    /// Due deferred events, when the next one is due, and the triggers that were given as many as they had room for.
+    Due { events: Vec<Deferred>, next: Option<Timestamp>, filled: Vec<Uuid> },
     /// They could not be read.
     DueFailed,
     /// The triggers, and for those asked about where to go on.
@@ -158,13 +158,14 @@ pub(super) async fn due(
         for deferred in events.iter().filter(|deferred| !deferred.follows) {
             *fetched.entry(deferred.logged.event.trigger_id).or_default() += 1;
         }
-        let is_open = |room: &&DueRoom| fetched.get(&room.trigger_id).copied().unwrap_or(0) < room.due;
-        let open: Vec<Uuid> = room.iter().filter(is_open).map(|room| room.trigger_id).collect();
+        let is_open = |room: &DueRoom| fetched.get(&room.trigger_id).copied().unwrap_or(0) < room.due;
+        let (open, filled): (Vec<DueRoom>, Vec<DueRoom>) = room.iter().partition(|room| is_open(room));
+        let [open, filled] = [open, filled].map(|rooms| rooms.iter().map(|room| room.trigger_id).collect::<Vec<_>>());
         let next = queue::next_due(&*client, &open, &held, lanes).await?;
-        Ok((events, next))
+        Ok((events, next, filled))
     };
     match with_session(&pool, read).await {
-        Ok((events, next)) => Fetched::Due { events, next },
+        Ok((events, next, filled)) => Fetched::Due { events, next, filled },
         Err(error) => {
             failed("deferred events", &error).await;
             Fetched::DueFailed

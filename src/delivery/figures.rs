@@ -47,7 +47,7 @@ fn class(outcome: &Outcome) -> usize {
         },
         Outcome::Failed(failure) => match failure.kind {
             FailureKind::Connect => 5,
-            FailureKind::Timeout => 6,
+            FailureKind::Timeout | FailureKind::ConnectTimeout => 6,
             FailureKind::Broken => 7,
         },
     }

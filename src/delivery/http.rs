@@ -121,7 +121,7 @@ impl Client {
             let ended = within(timeout, answered.as_mut()).await.unwrap_or_else(|| {
                 let (kind, what) = match taken.is_set() {
                     true => (FailureKind::Timeout, "no answer"),
-                    false => (FailureKind::Connect, "no connection"),
+                    false => (FailureKind::ConnectTimeout, "no connection"),
                 };
                 Ok(Err(Failure { kind, text: format!("{what} within {} s", timeout.as_secs()) }))
             });

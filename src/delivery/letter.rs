@@ -144,7 +144,7 @@ mod tests {
         let silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let client = Client::new(ServerClock::default()).expect("a client");
         for (port, kind, text) in [
-            (door.port, FailureKind::Connect, "no connection within 1 s"),
+            (door.port, FailureKind::ConnectTimeout, "no connection within 1 s"),
             (silent.local_addr().expect("an address").port(), FailureKind::Timeout, "no answer within 1 s"),
         ] {
             let url = format!("http://127.0.0.1:{port}/").parse().expect("a URL");

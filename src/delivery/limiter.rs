@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::budget::UnderWay;
-use crate::model::{FailureKind, LANES, Limits, Outcome};
+use crate::model::{Failure, FailureKind, LANES, Limits, Outcome};
 
 /// Of a node, where the definition says nothing: more nodes may have more under way then.
 const DEFAULT_MAX_IN_FLIGHT: usize = 64;
@@ -28,7 +28,8 @@ impl Load {
         match outcome {
             outcome if outcome.is_success() => Load::Fine,
             Outcome::Answered(response) if STATUSES_OF_OVERLOAD.contains(&response.status) => Load::TooMuch,
-            Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => Load::TooMuch,
+            // One that cannot be connected to in time may have too many who wait for it.
+            Outcome::Failed(Failure { kind: FailureKind::Timeout | FailureKind::ConnectTimeout, .. }) => Load::TooMuch,
             Outcome::Answered(_) | Outcome::Failed(_) => Load::Unknown,
         }
     }
@@ -158,6 +159,7 @@ mod tests {
             (answered(500), Load::Unknown),
             (answered(503), Load::TooMuch),
             (failed(FailureKind::Timeout), Load::TooMuch),
+            (failed(FailureKind::ConnectTimeout), Load::TooMuch),
             (failed(FailureKind::Connect), Load::Unknown),
             (failed(FailureKind::Broken), Load::Unknown),
         ] {

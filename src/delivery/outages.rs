@@ -4,7 +4,7 @@
 //! A breaker belongs to a whole URL and not to an origin, because behind one origin there are often many services: a
 //! gateway answers 503 for the one that is down, and the others must go on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use hyper::Uri;
@@ -82,6 +82,10 @@ impl Outages {
             }
         }
         self.endpoints.retain(|_, known| !known.triggers.is_empty());
+        if self.endpoints.keys().map(host).collect::<HashSet<_>>().len() < HOSTS_OF_A_NETWORK {
+            // Those that are left cannot tell.
+            self.network_down_since = None;
+        }
         self.find_next_probe();
     }
 
@@ -196,8 +200,7 @@ impl Outages {
             let Some(tried) = known.tried.filter(|(at, _)| now.saturating_duration_since(*at) < LATELY) else {
                 continue;
             };
-            let host = url.authority().map_or("", |authority| authority.as_str());
-            let last = hosts.entry(host).or_insert(tried);
+            let last = hosts.entry(host(url)).or_insert(tried);
             *last = tried.max(*last);
         }
         let (all, unreached) = (hosts.len(), hosts.values().filter(|(_, reached)| !reached).count());
@@ -216,6 +219,10 @@ impl Outages {
             _ => {}
         }
     }
+}
+
+fn host(url: &Uri) -> &str {
+    url.authority().map_or("", |authority| authority.as_str())
 }
 
 #[cfg(test)]
@@ -355,6 +362,17 @@ mod tests {
         assert!(bench.probe(2, Sign::Accepted, true));
         let news = bench.outages.take_news();
         assert!(matches!(&news[..], [News::NetworkUp { .. }, News::Up { .. }]), "{news:?}");
+    }
+
+    #[test]
+    fn few_hosts_that_are_left_are_no_network() {
+        let mut bench = Bench::new();
+        for host in [0, 1, 2] {
+            bench.ended(host, DOWN, false);
+        }
+        let urls = [url(3), url(4)];
+        bench.outages.assign(ids(&[3, 4]).into_iter().zip(&urls));
+        assert!(bench.ended(3, DOWN, false), "its own failure");
     }
 
     #[test]

@@ -150,6 +150,9 @@ impl Draft {
     /// Returns whether the value is what its type prints; nothing where it would be too much.
     fn print_cell(&mut self, column: &ColumnPlan, cell: Cell<'_>) -> Option<bool> {
         let before = self.text.len();
+        if matches!(cell, Cell::Text(text) if before + text.len() > self.most) {
+            return None;
+        }
         if before > 1 {
             self.text.push(b',');
         }

@@ -25,7 +25,9 @@ pub struct Failure {
 pub enum FailureKind {
     /// The name did not resolve, or no connection came about.
     Connect,
-    /// The time for an attempt was over, in whichever phase.
+    /// The time for an attempt was over before there was a connection that it could be written to.
+    ConnectTimeout,
+    /// It was over later.
     Timeout,
     /// The connection broke, or what came was no HTTP.
     Broken,

@@ -86,6 +86,11 @@ impl Asked {
                               "ordering": self.ordering, "on_dead": self.on_dead()});
         if let Some(events) = self.batch {
             args["batch"] = json!({"max_events": events, "max_wait_ms": 20});
+            // Batches that are closed by their bytes, and looked at again before they may go.
+            if self.number % 2 == 0 {
+                args["batch"]["max_bytes"] = json!(2_048);
+                args["rate_limit_per_sec"] = json!(200);
+            }
         }
         if self.subject == CUSTOM {
             args["type"] = json!(CUSTOM);

@@ -137,7 +137,7 @@ impl Dispatcher {
             Fetched::Backlog { trigger_id, backlog } => self.on_backlog(trigger_id, Some(backlog)),
             Fetched::BacklogFailed { trigger_id } => self.on_backlog(trigger_id, None),
             Fetched::News { asked, found } => self.on_log_news(&asked, found.as_ref()),
-            Fetched::Due { events, next } => self.on_due(events, next),
+            Fetched::Due { events, next, filled } => self.on_due(events, next, &filled),
             Fetched::DueFailed => {
                 self.due_running = false;
                 self.next_due = Some(AT_ONCE);
@@ -160,10 +160,15 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn on_due(&mut self, events: Vec<Deferred>, next: Option<Timestamp>) {
+    pub(super) fn on_due(&mut self, events: Vec<Deferred>, next: Option<Timestamp>, filled: &[Uuid]) {
         self.due_running = false;
         // What was recorded while the query ran may be due earlier than it knew.
         self.next_due = [self.next_due, next].into_iter().flatten().min();
+        for id in filled {
+            if let Some(queue) = self.triggers.get_mut(id) {
+                queue.hand.was_filled(true);
+            }
+        }
         for deferred in events {
             let id = deferred.logged.event.trigger_id;
             let Some(queue) = self.triggers.get_mut(&id) else { continue };
@@ -176,8 +181,6 @@ impl Dispatcher {
                 continue;
             }
             queue.take_deferred(deferred);
-            let filled = queue.due_room(id).is_none();
-            queue.hand.was_filled(filled);
             if queue.can_send() {
                 self.give_turn(id);
             }

@@ -38,6 +38,9 @@ impl Dispatcher {
                     let left = self.busy.len();
                     let why = if until < deadline { "the lanes do not come back" } else { "the grace time is over" };
                     warn!("{why}: {left} events will be sent again after the next start");
+                    // Less those that ended just now.
+                    self.record_at = Instant::now();
+                    self.start_recording();
                     return;
                 }
             }
