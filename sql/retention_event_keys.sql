@@ -1,10 +1,11 @@
--- Purpose: note the events of these days that must outlive their partition: those that wait, and, if $3, the dead ones.
+-- Purpose: note the events of these days that must outlive their partition: those that wait, and those that died at $3
+--          or later, whenever they committed.
 -- Caller: queue::retention::replace. Locks: none. Index: deferred_partition, attempt_dead, event_trigger.
 with failed as materialized (
     select distinct e.trigger_id, e.source_id, e.seq
     from walhook.attempt a
     join walhook.event e on e.trigger_id = a.trigger_id and e.source_id = a.source_id and e.seq = a.event_seq
-    where $3 and a.verdict = 'dead' and a.started_at >= $1::timestamptz - interval '1 day'
+    where a.verdict = 'dead' and a.started_at >= greatest($1::timestamptz - interval '1 day', $3)
       and e.committed_at >= $1 and e.committed_at < $2
 )
 insert into walhook.kept (trigger_id, source_id, seq)

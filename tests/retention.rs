@@ -248,6 +248,29 @@ const ITS_ATTEMPTS: &str = "
            case when ordinal > 995 then 'dead' else 'delivered' end
     from walhook.event where committed_at >= $1::date and committed_at < $1::date + 1";
 
+/// One that waited for long, or was scheduled, and is refused when its own day is long over.
+#[tokio::test]
+async fn what_died_late_is_kept_from_then_on() {
+    let mut scene = Scene::start(TABLES).await;
+    scene.create("fine", "items", "/fine", json!({})).await;
+    scene.walhook.terminate(DEADLINE).await;
+    let mut session = scene.database.connect().await;
+    let now = Timestamp::now();
+    let day = now.unix_day() - 40;
+    queue::ensure_partitions(&*session, &[day]).await.expect("old partitions");
+    let date = Timestamp::at_unix_day(day).to_string()[..10].to_owned();
+    let died_now = ITS_ATTEMPTS.replace("committed_at, 1000", "now(), 1000");
+    for statement in [A_DAY, &died_now] {
+        let text = statement.replace("$1", &format!("'{date}'")).replace("$2", "0");
+        session.batch_execute(&text).await.unwrap_or_else(|error| panic!("{error:?} in {text}"));
+    }
+    for (days, expected) in [(0, 5), (29, 5), (32, 0)] {
+        let at = now.plus_seconds(days * DAY);
+        Keeper::new(WEEK_AND_MONTH).round(&mut session, at).await.expect("a round").expect("nobody else is at it");
+        assert_eq!(number(&session, "select count(*) from walhook.event").await, expected, "after {days} days");
+    }
+}
+
 #[tokio::test]
 async fn the_disk_stays_flat_over_many_periods() {
     const DAYS: i64 = 26;

@@ -24,7 +24,7 @@ const AHEAD_DAYS: i64 = 2;
 pub struct Retention {
     /// Events that were delivered, and attempts a day longer.
     pub events: Duration,
-    /// Events that are dead; at least as long as `events`.
+    /// Events that are dead, from the day of their last attempt on; at least as long as `events`.
     pub dead: Duration,
 }
 
@@ -87,12 +87,13 @@ impl Keeper {
         let mut round = Round::default();
         // Attempts stay as long as their events: from here on it is not settled which events do.
         let mut unsettled = i64::MAX;
+        let seconds = i64::try_from(dead.max(events).as_secs()).unwrap_or(i64::MAX);
+        let dead_since = Timestamp(now.0.saturating_sub(seconds.saturating_mul(1_000_000))).unix_day();
         for day in partition_days(session, "event").await? {
             if !is_over(day, events, now) {
                 break;
             }
-            let keep_dead = !is_over(day, dead.max(events), now);
-            let done = self.replace(session, Contents::Events { keep_dead }, day, now).await?;
+            let done = self.replace(session, Contents::Events { dead_since }, day, now).await?;
             if matches!(done, Done::Held(_) | Done::InUse) {
                 unsettled = unsettled.min(day);
             }

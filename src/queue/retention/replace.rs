@@ -18,8 +18,8 @@ use crate::postgres::{self, Session};
 /// What a partition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Contents {
-    /// Those that wait are kept, and perhaps those that are dead.
-    Events { keep_dead: bool },
+    /// Those are kept that wait, and those that died on this day (UTC) or later.
+    Events { dead_since: i64 },
     /// Those of events that are in the log are kept.
     Attempts,
 }
@@ -109,7 +109,7 @@ async fn replace_in(
     // From here on nothing is added to it; only a capture that is days behind would, and waits for our end.
     transaction.batch_execute(&begin(&name)).await?;
     let [from, to] = days;
-    if let Contents::Events { keep_dead } = contents {
+    if let Contents::Events { dead_since } = contents {
         let pending = transaction.query(include_str!("../../../sql/retention_pending.sql"), &[from, to]).await?;
         if !pending.is_empty() {
             return Ok(Done::Held(pending.iter().map(|row| row.get(0)).collect()));
@@ -118,7 +118,8 @@ async fn replace_in(
             return Ok(Done::InUse);
         }
         let keys = include_str!("../../../sql/retention_event_keys.sql");
-        transaction.execute(keys, &[from, to, &keep_dead]).await?;
+        let dead_since = PgTime(Timestamp::at_unix_day(dead_since));
+        transaction.execute(keys, &[from, to, &dead_since]).await?;
     } else {
         let until = PgTime(Timestamp::at_unix_day(day + 2));
         transaction.execute(include_str!("../../../sql/retention_attempt_keys.sql"), &[&until]).await?;
