@@ -1,6 +1,7 @@
 -- Purpose: pause triggers whose endpoint says that it is gone, and let the other nodes know. One that was resumed after
 --          all of these attempts ($2, when each began) had begun goes on: they say nothing new. So does one that
---          somebody is about to resume, in a transaction that is open still: nobody waits for that.
+--          somebody is about to resume, in a transaction that is open still: nobody waits for that. Nor, beyond the
+--          session's lock_timeout, for one that somebody is about to pause for the first time.
 -- Caller: queue::outcome::OutcomeWriter. Locks: the rows. Index: trigger_pkey, trigger_pause_pkey.
 with gone as (
     select trigger_id, max(started_at) as started_at

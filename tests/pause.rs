@@ -246,6 +246,23 @@ async fn who_leaves_a_resumption_open_holds_up_nobody() {
     scene.wait_for_count("select count(*) from walhook.events where trigger = 't' and status = 'delivered'", 3).await;
 }
 
+/// Its row of the pause cannot be seen, and cannot be written either.
+#[tokio::test]
+async fn who_leaves_a_first_pause_open_holds_up_nobody() {
+    let scene = Scene::start(ITEMS).await;
+    prepare(&scene, json!({"retry_conf": {"num_retries": 9, "interval_sec": 1}})).await;
+    scene.receiver.on("/t", Script::always(Answer::status(410)));
+    let operator = scene.database.connect().await;
+    operator.batch_execute("begin; select walhook.pause('t')").await.expect("a pause");
+    scene.execute("insert into items select i from generate_series(1, 3) i").await;
+    scene.wait_for_count("select least(count(*), 1) from walhook.attempt where verdict = 'paused'", 1).await;
+    sent_by_now(&scene).await;
+    let others = "select count(*) from walhook.events where trigger = 'other' and status = 'delivered'";
+    scene.wait_for_count(others, 2).await;
+    operator.batch_execute("commit").await.expect("it is paused");
+    wait_for_status(&scene.sql, "paused").await;
+}
+
 /// Without retries, so that whatever had to pay for an answer would be dead.
 #[tokio::test]
 async fn batches_to_an_endpoint_that_is_gone_are_held_whole_and_pay_nothing() {

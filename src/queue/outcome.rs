@@ -15,7 +15,7 @@ use super::partition::Partitions;
 use super::row::PgTime;
 use super::{Error, RowVersion, cursor};
 use crate::model::{EventId, LaneSet, Outcome, RowHash, Verdict};
-use crate::postgres::Session;
+use crate::postgres::{LOCK_NOT_AVAILABLE, Session};
 
 /// Writes outcomes through the session that owns the lanes, so an owner that lost them cannot write.
 pub struct OutcomeWriter {
@@ -208,8 +208,19 @@ impl OutcomeWriter {
         let gone = settled.iter().filter(|settled| settled.attempt.verdict == Verdict::Paused);
         let (triggers, started_at): (Vec<Uuid>, Vec<PgTime>) =
             gone.map(|settled| (settled.trigger_id, PgTime(settled.attempt.started_at))).unzip();
-        if !triggers.is_empty() {
-            self.session.execute(include_str!("../../sql/pause_gone.sql"), &[&triggers, &started_at, &GONE]).await?;
+        if triggers.is_empty() {
+            return Ok(());
+        }
+        // Somebody may pause one of them for the first time in a transaction that is open still, which cannot be seen:
+        // to wait for its row would hold up all the rest.
+        self.session.batch_execute("savepoint gone; set local lock_timeout = '100ms'").await?;
+        let sql = include_str!("../../sql/pause_gone.sql");
+        match self.session.execute(sql, &[&triggers, &started_at, &GONE]).await {
+            Ok(_) => self.session.batch_execute("set local lock_timeout = 0; release savepoint gone").await?,
+            Err(error) if error.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => {
+                self.session.batch_execute("rollback to savepoint gone").await?;
+            }
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
