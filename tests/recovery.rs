@@ -224,12 +224,20 @@ async fn a_stop_between_a_triggers_creation_and_its_first_event_is_no_gap() {
 }
 
 #[tokio::test]
-async fn sessions_commit_durably_where_the_database_says_otherwise() {
+async fn sessions_commit_durably_and_see_what_others_committed_where_the_database_says_otherwise() {
     let database = TestDatabase::create().await;
-    database.execute(&format!("alter database {} set synchronous_commit = off", database.name())).await;
-    let session = walhook::postgres::connect(&database.settings(), "walhook capture").await.expect("a session");
-    let row = session.query_one("show synchronous_commit", &[]).await.expect("a setting");
-    assert_eq!(row.get::<_, &str>(0), "on");
+    for (name, value, expected) in
+        [("synchronous_commit", "off", "on"), ("default_transaction_isolation", "serializable", "read committed")]
+    {
+        database.execute(&format!("alter database {} set {name} = '{value}'", database.name())).await;
+        let session = walhook::postgres::connect(&database.settings(), "walhook capture").await.expect("a session");
+        let pool = walhook::postgres::pool(&database.settings(), "walhook", 1);
+        let pooled = pool.get().await.expect("a session of the pool");
+        for client in [&*session, &**pooled] {
+            let row = client.query_one(&format!("show {name}"), &[]).await.expect("a setting");
+            assert_eq!(row.get::<_, &str>(0), expected);
+        }
+    }
 }
 
 /// As `docker pause` does to a process that just then holds locks.

@@ -24,8 +24,10 @@ const PAYLOADS_WAITING: usize = 1024;
 /// A server may be set to answer commits before they are flushed; what we acknowledge must be durable. A process that
 /// is frozen in the middle of a transaction (`docker pause`) keeps its sessions, and with them the locks that others
 /// wait for: longer than any wait of ours in one. Other timeouts of a role or a database are meant for applications:
-/// what takes long here would be ended each time that it is tried again.
+/// what takes long here would be ended each time that it is tried again. So is another isolation: transactions here
+/// look at what others committed while their locks were waited for.
 const SESSION_OPTIONS: &str = "-c timezone=UTC -c datestyle=ISO -c search_path=pg_catalog -c synchronous_commit=on \
+                               -c default_transaction_isolation=read\\ committed \
                                -c statement_timeout=0 -c idle_session_timeout=0 \
                                -c idle_in_transaction_session_timeout=120s";
 /// One more of those, which is no option of a login as older servers would refuse it.

@@ -55,8 +55,9 @@ pub async fn migrate(session: &mut Session) -> Result<usize, Error> {
     result
 }
 
-/// Keeps other nodes from setting the database up at the same time, and waits while one does that. The server ends the
-/// session, and with it the lock, when nothing is asked of it for 20 s: its process is frozen, and no other one can start.
+/// Keeps other nodes from setting the database up at the same time, and waits while one does that. The server ends
+/// the session, and with it the lock, when nothing is asked of it for 20 s: its process is frozen, and no other one can
+/// start.
 ///
 /// # Errors
 /// What Postgres said.

@@ -87,7 +87,7 @@ impl Asked {
         if let Some(events) = self.batch {
             args["batch"] = json!({"max_events": events, "max_wait_ms": 20});
             // Batches that are closed by their bytes, and looked at again before they may go.
-            if self.number % 2 == 0 {
+            if self.number.is_multiple_of(2) {
                 args["batch"]["max_bytes"] = json!(2_048);
                 args["rate_limit_per_sec"] = json!(200);
             }
