@@ -204,7 +204,7 @@ async fn feedback_goes_on_in_the_middle_of_a_message_and_asks_for_an_answer_and_
     let asking = async {
         loop {
             let status = status(&mut socket).await;
-            assert_eq!(status.flushed, 1000, "nothing was acknowledged");
+            assert_eq!(status.flushed, 0, "nothing was acknowledged");
             if status.asks {
                 return status;
             }

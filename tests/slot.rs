@@ -57,7 +57,8 @@ async fn check_gap(scene: Scene, reason: &str) {
     let scene = Scene { walhook, receiver, sql, database };
     scene.execute("insert into items (name) values ('later')").await;
     scene.arrivals("/t", 2).await;
-    assert_eq!(scene.count("select count(*) from walhook.gap where accepted_at is null").await, 0);
+    let accepted = "select count(*) from walhook.gap where accepted_at is not null and to_lsn is not null";
+    assert_eq!(scene.count(accepted).await, scene.count("select count(*) from walhook.gap").await);
     // Once accepted, it stays accepted.
     let Scene { walhook, receiver, sql, database } = scene;
     walhook.kill9().await;
@@ -315,6 +316,44 @@ async fn a_slot_that_somebody_still_reads_is_waited_for() {
     walhook.wait_until_ready().await;
     assert!(!walhook.log().contains("capture interrupted"), "{}", walhook.log());
     drop((receiver, sql));
+}
+
+/// It starts silently where the slot is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_moved_while_it_is_waited_for_is_a_gap() {
+    let scene = Scene::start(ITEMS).await;
+    scene.create("t", "items", "/t", json!({})).await;
+    scene.execute("insert into items (name) values ('a')").await;
+    scene.arrivals("/t", 1).await;
+    let Scene { mut walhook, receiver, sql, database } = scene;
+    assert!(walhook.terminate(DEADLINE).await.success());
+    let (slot, publication) = (database.slot(), database.publication());
+    let connection = Connection::connect(&database.settings(), "lingering").await.expect("a connection");
+    let start = StreamStart { slot: &slot, publication: &publication, from: Lsn(0), sender_timeout: Duration::ZERO };
+    let mut lingering = connection.start(start).await.expect("a stream");
+    let mut walhook = Start::serve(&database).spawn();
+    let check = || async {
+        let log = walhook.log();
+        if log.contains("is active for PID") { Ok(()) } else { Err(log) }
+    };
+    eventually("the wait to be told", DEADLINE, check).await;
+    sql.batch_execute("insert into items (name) values ('lost')").await.expect("a row");
+    let end: String = sql.query_one("select pg_current_wal_lsn()::text", &[]).await.expect("a place").get(0);
+    let moved = async {
+        let passed =
+            format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = '{slot}'");
+        while !sql.query_one(&passed, &[]).await.expect("the slot").get::<_, bool>(0) {
+            lingering.next().await.expect("what comes");
+            // All that was received.
+            lingering.acknowledge(Lsn(u64::MAX));
+        }
+    };
+    tokio::time::timeout(DEADLINE, moved).await.expect("it is moved");
+    drop(lingering);
+    assert_eq!(walhook.wait(DEADLINE).await.code(), Some(3), "{}", walhook.log());
+    let gaps = "select count(*) from walhook.gap where accepted_at is null and to_lsn > from_lsn";
+    assert_eq!(sql.query_one(gaps, &[]).await.expect("a gap").get::<_, i64>(0), 1);
+    drop(receiver);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,10 +34,10 @@ impl Sessions {
 }
 
 /// A slot as the server shows it.
-struct Slot {
+pub(super) struct Slot {
     plugin: Option<String>,
     here: bool,
-    confirmed: Option<Lsn>,
+    pub(super) confirmed: Option<Lsn>,
     lost: bool,
     /// Why, where the server says it.
     invalidation: Option<String>,
@@ -74,7 +74,9 @@ async fn prepare_locked(
     let progress = queue::read_progress(&**queue, source.id).await?;
     let timeline = queue::read_timeline(&**queue, source.id).await?;
     if let Some(loss) = find_loss(&source, timeline, slot.as_ref(), options, facts, progress.lsn) {
-        let to = slot.as_ref().and_then(|slot| slot.confirmed);
+        // Otherwise it is where capture will go on, which is not known yet.
+        let moved = slot.as_ref().filter(|slot| !slot.lost).and_then(|slot| slot.confirmed);
+        let to = moved.filter(|confirmed| *confirmed > progress.lsn);
         queue::record_gap(&**queue, source.id, progress.lsn, to, &loss).await?;
     }
     match queue::open_gap(&**queue, source.id).await? {
@@ -223,7 +225,7 @@ impl Start<'_> {
     }
 }
 
-async fn find_slot(session: &Session, name: &str) -> Result<Option<Slot>, Error> {
+pub(super) async fn find_slot(session: &Session, name: &str) -> Result<Option<Slot>, Error> {
     let row = session.query_opt(include_str!("../../sql/slot_find.sql"), &[&name]).await?;
     Ok(row.map(|row| Slot {
         plugin: row.get(0),

@@ -105,6 +105,9 @@ impl Opening<'_> {
         loop {
             let error = match self.start().await {
                 Ok(stream) => {
+                    self.check_place().await?;
+                    // Only now: the server keeps the highest.
+                    stream.acknowledge(self.from);
                     within(APPEND_TIMEOUT, queue::note_reader(&**self.queue, self.source_id, self.node)).await?;
                     return Ok(Some(stream));
                 }
@@ -134,6 +137,16 @@ impl Opening<'_> {
         let Some(node) = queue::last_reader(&**self.queue, self.source_id).await? else { return Ok(false) };
         let sql = include_str!("../../sql/slot_free.sql");
         Ok(self.control.execute(sql, &[&self.options.slot, &stream_name(node)]).await? > 0)
+    }
+
+    /// Whoever read the slot while it was waited for may have moved it on: the server starts silently where it is. The
+    /// next look finds the gap; by now the slot is ours, and nobody else moves it.
+    async fn check_place(&self) -> Result<(), Error> {
+        let slot = within(APPEND_TIMEOUT, slot::find_slot(self.control, &self.options.slot)).await?;
+        match slot.and_then(|slot| slot.confirmed).filter(|confirmed| *confirmed > self.from) {
+            Some(confirmed) => Err(ended(format!("somebody moved the slot to {confirmed} while it was waited for"))),
+            None => Ok(()),
+        }
     }
 
     async fn start(&self) -> Result<Stream, postgres::Error> {

@@ -49,7 +49,8 @@ impl Drop for Feedback {
 }
 
 impl Feedback {
-    /// Starts updates at least every `interval`. Nothing before `start` is wanted any more.
+    /// Starts updates at least every `interval`. Nothing before `start` is wanted any more, and nothing is acknowledged
+    /// yet: the server takes no notice of 0.
     pub(super) fn start(
         outgoing: impl AsyncWrite + Send + Unpin + 'static,
         start: Lsn,
@@ -57,7 +58,7 @@ impl Feedback {
     ) -> Feedback {
         let positions = Arc::new(Positions {
             received: AtomicU64::new(start.0),
-            durable: AtomicU64::new(start.0),
+            durable: AtomicU64::new(0),
             heard: AtomicBool::new(true),
             wake: Notify::new(),
             over: AtomicBool::new(false),

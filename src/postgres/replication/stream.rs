@@ -16,9 +16,11 @@ use crate::postgres::transport::Transport;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(2);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 /// What a server is given to answer, which is asked for after 5 s of silence: as long as it gives us, within this. One
-/// that decodes a large transaction of which nothing is published may be silent for long.
+/// that decodes a large transaction of which nothing is published looks at what we say after half of its timeout only.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(15);
-const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+/// Where it gives us any time, it looks each time.
+const USUAL_SILENCE: Duration = Duration::from_secs(60);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What to stream.
@@ -67,10 +69,7 @@ impl Connection {
             Duration::ZERO => LONGEST_INTERVAL,
             timeout => (timeout / 4).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
         };
-        incoming.limit_silence(match start.sender_timeout {
-            Duration::ZERO => LONGEST_SILENCE,
-            timeout => timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
-        });
+        incoming.limit_silence(silence(start.sender_timeout));
         let feedback = Feedback::start(outgoing, start.from, interval);
         Ok(Stream { incoming, feedback, received: start.from })
     }
@@ -86,6 +85,14 @@ impl Connection {
                 other => return Err(unexpected(other, "START_REPLICATION")),
             }
         }
+    }
+}
+
+/// By `wal_sender_timeout`.
+fn silence(sender_timeout: Duration) -> Duration {
+    match sender_timeout {
+        Duration::ZERO => USUAL_SILENCE,
+        timeout => timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
     }
 }
 
@@ -169,4 +176,16 @@ fn read_keepalive(body: &[u8]) -> Result<(Lsn, bool), Error> {
 
 fn read_lsn(bytes: &[u8]) -> Lsn {
     Lsn(bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_looks_after_half_of_its_timeout_is_given_longer() {
+        for (seconds, expected) in [(0, 60), (1, 15), (60, 60), (600, 600), (7200, 3600)] {
+            assert_eq!(silence(Duration::from_secs(seconds)), Duration::from_secs(expected));
+        }
+    }
 }
