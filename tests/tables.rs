@@ -375,3 +375,26 @@ async fn columns_added_and_tables_renamed_later_are_followed() {
     ]);
     assert_eq!(json!(found), expected);
 }
+
+/// Capture hears of definitions through the publication; what is published later says nothing of what was before.
+#[tokio::test]
+async fn a_publication_without_walhooks_own_table_takes_no_definitions() {
+    let scene = Scene::start("create table items (id int primary key)").await;
+    scene.create("t", "items", "/t", json!({})).await;
+    let publication = scene.database.publication();
+    scene.execute(&format!("alter publication {publication} set table items")).await;
+    let args = trigger("u", "items", &scene.receiver.url("/u"), json!({}));
+    let repair = format!("ALTER PUBLICATION \"{publication}\" ADD TABLE walhook.trigger_version;");
+    for (kind, args) in
+        [("create_event_trigger", args.clone()), ("delete_event_trigger", json!({"name": "t", "source": "default"}))]
+    {
+        let (status, answer) = scene.call(kind, args).await;
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid-configuration")), "{answer}");
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(&repair)), "{answer}");
+    }
+    scene.execute(&repair).await;
+    scene.succeed("create_event_trigger", args).await;
+    scene.execute("insert into items values (1)").await;
+    scene.arrivals("/u", 1).await;
+    scene.arrivals("/t", 1).await;
+}

@@ -70,7 +70,7 @@ impl Catalogue {
                 (existing, watch)
             }
         };
-        let trigger = store(&transaction, source_id, definition, existing, &watch).await?;
+        let trigger = store(&transaction, (source_id, &self.source.publication), definition, existing, &watch).await?;
         transaction.commit().await?;
         Ok(trigger)
     }
@@ -192,7 +192,7 @@ fn check_name(
 
 async fn store(
     transaction: &Transaction<'_>,
-    source_id: i16,
+    (source_id, publication): (i16, &str),
     definition: &Definition,
     existing: Option<Stored>,
     watch: &Watch,
@@ -219,7 +219,7 @@ async fn store(
         }
     };
     let watch = serde_json::to_string(watch)?;
-    stored::insert_version(transaction, (id, version), source_id, Some(&watch), &text).await?;
+    stored::insert_version(transaction, (id, version), source_id, Some(&watch), &text, publication).await?;
     Ok(Trigger { id, version, definition: definition.clone() })
 }
 

@@ -28,7 +28,15 @@ impl Catalogue {
         let version = trigger.version + 1;
         transaction.execute(include_str!("../../sql/trigger_delete.sql"), &[&trigger.id, &version]).await?;
         let definition = serde_json::to_string(&trigger.definition)?;
-        stored::insert_version(&transaction, (trigger.id, version), source_id, None, &definition).await?;
+        stored::insert_version(
+            &transaction,
+            (trigger.id, version),
+            source_id,
+            None,
+            &definition,
+            &self.source.publication,
+        )
+        .await?;
         self.undo_unused(&mut transaction, source_id).await?;
         transaction.commit().await?;
         // To tell takes sessions of the same pool.

@@ -79,6 +79,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: Box<Inconsistency>,
     },
+    /// walhook's own table was taken out of the publication, perhaps by `SET TABLE`. The name is quoted.
+    #[error(
+        "publication {0} lacks walhook's catalogue, so capture would not hear of this: run  \
+         ALTER PUBLICATION {0} ADD TABLE walhook.trigger_version;"
+    )]
+    Unpublished(String),
     /// Other sessions held a lock for as long as was waited. The message names the table or type, never the sessions'
     /// queries.
     #[error(

@@ -1,6 +1,7 @@
 //! Triggers as the catalogue holds them.
 
 use deadpool_postgres::Transaction;
+use postgres_protocol::escape::escape_identifier;
 use uuid::Uuid;
 
 use super::Error;
@@ -44,14 +45,20 @@ pub(super) async fn lock_catalogue(transaction: &Transaction<'_>) -> Result<(), 
 
 /// Tells capture what to watch from this transaction's commit on; no watch ends the trigger. The definition goes along
 /// for deliveries, which may have their queue in another database.
+///
+/// # Errors
+/// [`Error::Unpublished`]; otherwise what Postgres said.
 pub(super) async fn insert_version(
     transaction: &Transaction<'_>,
     (trigger_id, version): (Uuid, i32),
     source_id: i16,
     watch: Option<&str>,
     definition: &str,
+    publication: &str,
 ) -> Result<(), Error> {
     let sql = include_str!("../../sql/trigger_version_insert.sql");
-    transaction.execute(sql, &[&trigger_id, &version, &source_id, &watch, &definition]).await?;
-    Ok(())
+    let row =
+        transaction.query_one(sql, &[&trigger_id, &version, &source_id, &watch, &definition, &publication]).await?;
+    // Capture would never hear of it, also when the table is published again.
+    if row.get(0) { Ok(()) } else { Err(Error::Unpublished(escape_identifier(publication))) }
 }

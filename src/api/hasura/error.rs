@@ -99,7 +99,7 @@ impl ApiError {
             }
             Error::Condition(_) | Error::Range(_) => "validation-failed",
             Error::EventBusy | Error::Locked { .. } | Error::InUse(_) => "busy",
-            Error::Inconsistent { .. } => "invalid-configuration",
+            Error::Inconsistent { .. } | Error::Unpublished(_) => "invalid-configuration",
             Error::NotSetUp(_) => return Some(ApiError::not_set_up(error.to_string())),
             Error::Definition(_) | Error::Database(_) | Error::Queue(_) => return None,
         };
