@@ -4,12 +4,14 @@
 use tokio_postgres::types::PgLsn;
 
 use super::Error;
+use super::session::ended;
 use crate::model::{Lsn, TableName};
 use crate::postgres::{self, Session, Settings};
 
 /// What is known of names that changed.
 pub(super) struct Names {
     database: Settings,
+    publication: String,
     /// Opened with the first look.
     session: Option<Session>,
     /// The end of the WAL when a name was first seen to be another one.
@@ -17,12 +19,16 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(database: &Settings) -> Self {
-        Names { database: database.clone(), session: None, stale_since: None }
+    pub(super) fn new(database: &Settings, publication: &str) -> Self {
+        let (database, publication) = (database.clone(), publication.to_owned());
+        Names { database, publication, session: None, stale_since: None }
     }
 
     /// Compares the names of tables as the stream gave them with the source's catalogue. Returns the position from
     /// which on a new stream tells the new ones, if there are any: one that starts earlier would describe what was.
+    ///
+    /// # Errors
+    /// Also where the publication is gone, which the next preparation takes for a gap; otherwise what Postgres said.
     pub(super) async fn find_stale<'a>(
         &mut self,
         described: impl Iterator<Item = (u32, &'a TableName)>,
@@ -38,7 +44,10 @@ impl Names {
             names.push(table.name.as_str());
         }
         let sql = include_str!("../../sql/stale_names.sql");
-        let row = session.query_one(sql, &[&relations, &schemas, &names]).await?;
+        let row = session.query_one(sql, &[&relations, &schemas, &names, &self.publication]).await?;
+        if !row.get::<_, bool>("published") {
+            return Err(ended("the publication is gone"));
+        }
         let wal_end = Lsn(row.get::<_, PgLsn>("wal_end").into());
         self.stale_since = row.get::<_, bool>("stale").then(|| self.stale_since.unwrap_or(wal_end));
         Ok(self.stale_since)

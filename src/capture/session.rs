@@ -20,7 +20,7 @@ use super::pace::Pace;
 use super::slot::Sessions;
 use super::take_over::{Opening, take_over};
 use super::types::TypeCatalogue;
-use super::{Error, Options, State};
+use super::{Error, Options, State, slot};
 use crate::matching::Matcher;
 use crate::model::Lsn;
 use crate::node::{Member, ServerClock};
@@ -83,7 +83,7 @@ pub(super) async fn run(
         stream,
         assembler,
         types: TypeCatalogue::new(&options.database),
-        names: Names::new(&options.database),
+        names: Names::new(&options.database, &options.publication),
         requests: asked_for,
         advanced: false,
         log: Log::Idle(Box::new(writer)),
@@ -102,7 +102,20 @@ pub(super) async fn run(
     feed.fall_silent(prepared.source_id);
     figures.send_modify(|figures| (figures.slot, figures.last) = (None, None));
     running.stream.close().await;
-    result
+    match result {
+        Err(error) if is_unpublished(&error) => {
+            within(APPEND_TIMEOUT, slot::note_unpublished(options, prepared.source_id)).await?;
+            // The next preparation says what that means, also where the publication was made again.
+            Err(ended(error))
+        }
+        result => result,
+    }
+}
+
+/// Before Postgres 18 a stream ends where a publication was missing at that place in the WAL.
+fn is_unpublished(error: &Error) -> bool {
+    const UNDEFINED_OBJECT: &str = "42704";
+    matches!(error, Error::Queue(queue::Error::Postgres(error)) if error.sqlstate() == Some(UNDEFINED_OBJECT))
 }
 
 /// What reads tables for backfills.

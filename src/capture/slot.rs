@@ -3,6 +3,7 @@
 use tokio_postgres::types::PgLsn;
 use tracing::{info, warn};
 
+use super::session::ended;
 use super::{Error, Options, preflight};
 use crate::model::Lsn;
 use crate::postgres::{self, Session, lock_setup, unlock_setup};
@@ -43,6 +44,9 @@ pub(super) struct Slot {
     invalidation: Option<String>,
 }
 
+/// How the reason of a gap begins where there was no publication.
+const UNPUBLISHED: &str = "there was no publication ";
+
 /// Makes what is missing and finds out whether anything was lost. One node at a time does this.
 pub(super) async fn prepare(sessions: &Sessions, options: &Options, accept_gap: bool) -> Result<Prepared, Error> {
     let facts = preflight::check(&*sessions.source, options).await?;
@@ -64,11 +68,16 @@ async fn prepare_locked(
 ) -> Result<(i16, i16), Error> {
     let Sessions { source: session, queue } = sessions;
     let catalogue_id = queue::enrol_source(&**session, registration(options, facts)).await?;
+    let known = queue::find_source(&**queue, &options.source).await?;
+    if let (Some(source), None) = (&known, find_publication(session, &options.publication).await?) {
+        // Before it is made anew, so that it is found again where this comes to no end.
+        record_unpublished(queue, source.id, options).await?;
+    }
     ensure_publication(session, &options.publication).await?;
     // The slot before progress: what is durable in the queue only grows.
     let slot = find_slot(session, &options.slot).await?;
     let start = Start { sessions, options, facts, catalogue_id };
-    let Some(source) = queue::find_source(&**queue, &options.source).await? else {
+    let Some(source) = known else {
         return Ok((catalogue_id, start.anew(slot).await?));
     };
     let progress = queue::read_progress(&**queue, source.id).await?;
@@ -92,10 +101,22 @@ async fn prepare_locked(
             // Only there do the positions of the log mean what they meant.
             let same_wal = source.system_identifier == facts.system_identifier && timeline == Some(facts.timeline);
             let at_least = if same_wal { progress.lsn } else { Lsn::default() };
-            start.after_gap(&source, slot, Progress { lsn: at_least, ..progress }).await?;
+            let anew = reason.starts_with(UNPUBLISHED);
+            start.after_gap(&source, slot, anew, Progress { lsn: at_least, ..progress }).await?;
         }
     }
     Ok((catalogue_id, source.id))
+}
+
+/// Records that there was no publication, as a stream said that met this in the WAL.
+pub(super) async fn note_unpublished(options: &Options, source_id: i16) -> Result<(), Error> {
+    record_unpublished(&postgres::connect(&options.queue, "walhook setup").await?, source_id, options).await
+}
+
+async fn record_unpublished(queue: &Session, source_id: i16, options: &Options) -> Result<(), Error> {
+    let progress = queue::read_progress(&**queue, source_id).await?;
+    let reason = format!("{UNPUBLISHED}{}: what was written without it was not streamed", options.publication);
+    Ok(queue::record_gap(&**queue, source_id, progress.lsn, None, &reason).await?)
 }
 
 fn registration<'a>(options: &'a Options, facts: &'a preflight::Facts) -> Registration<'a> {
@@ -172,10 +193,12 @@ impl Start<'_> {
         self.register(start, None).await
     }
 
-    async fn after_gap(&self, source: &Source, slot: Option<Slot>, before: Progress) -> Result<i16, Error> {
+    /// `anew`: also where the slot could be read on. What was written before a publication was made cannot be decoded
+    /// with it.
+    async fn after_gap(&self, source: &Source, slot: Option<Slot>, anew: bool, before: Progress) -> Result<i16, Error> {
         let session = &self.sessions.source;
         let start = match slot {
-            Some(slot) if slot.lost => {
+            Some(slot) if slot.lost || anew => {
                 session.execute(include_str!("../../sql/slot_drop.sql"), &[&self.options.slot]).await?;
                 self.create_slot().await?
             }
@@ -253,19 +276,22 @@ fn check_usable(slot: &Slot, name: &str) -> Result<Lsn, Error> {
     })
 }
 
+async fn find_publication(session: &Session, name: &str) -> Result<Option<tokio_postgres::Row>, Error> {
+    Ok(session.query_opt(include_str!("../../sql/publication_find.sql"), &[&name]).await?)
+}
+
 /// The publication holds walhook's own `trigger_version` from the start: the catalogue's changes come through the WAL
 /// in order with everybody else's.
 async fn ensure_publication(session: &Session, name: &str) -> Result<(), Error> {
     let quoted = postgres_protocol::escape::escape_identifier(name);
-    let sql = include_str!("../../sql/publication_find.sql");
-    let row = match session.query_opt(sql, &[&name]).await? {
+    let row = match find_publication(session, name).await? {
         Some(row) => row,
         None => {
             let create = format!(
                 "create publication {quoted} for table walhook.trigger_version with (publish_via_partition_root = true)"
             );
             session.batch_execute(&create).await?;
-            session.query_one(sql, &[&name]).await?
+            find_publication(session, name).await?.ok_or_else(|| ended("the publication was dropped again"))?
         }
     };
     let (all_tables, publishes_rows, via_root): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
