@@ -1,3 +1,3 @@
--- Purpose: the gap that keeps capture from starting, if there is one.
+-- Purpose: why capture does not start: the reasons of all gaps that nobody accepted; null where there is none.
 -- Caller: queue::source::open_gap. Locks: none. Index: none (a handful of rows).
-select id, reason from walhook.gap where source_id = $1 and accepted_at is null order by id limit 1
+select string_agg(reason, '; ' order by id) from walhook.gap where source_id = $1 and accepted_at is null

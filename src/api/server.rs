@@ -10,7 +10,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,7 +30,7 @@ const CONNECTIONS: usize = if cfg!(test) { 8 } else { 256 };
 /// The head of a request, also the next one of a connection that is kept, is there within this time, or the connection
 /// ends: whoever says nothing has no right to one of them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a connection that has not asked anything gets when it is to end.
+/// What a connection that has not asked anything, or is being answered, gets when it is to end.
 const LAST_HEAD: Duration = Duration::from_millis(500);
 /// After a failure that is not the peer's, as when there is no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -89,16 +88,14 @@ fn is_the_peers(error: &io::Error) -> bool {
 
 /// Answers the requests of a connection until it ends, or the stop comes and nothing of it is under way.
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let asked = Arc::new(AtomicUsize::new(0));
+    let asked = AtomicUsize::new(0);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let (under_way, answered) = (UnderWay::begin(&asked), answer(router.clone(), request.map(Body::new)));
+        let answered = answer(router.clone(), request.map(Body::new));
         async {
-            // Until the last piece of the answer was taken to be sent.
-            let hold = move |frame| {
-                let _ = &under_way;
-                frame
-            };
-            Ok::<_, Infallible>(answered.await.map(|body| body.map_frame(hold)))
+            asked.fetch_add(1, Ordering::Relaxed);
+            let response = answered.await;
+            asked.fetch_sub(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = http1::Builder::new()
@@ -112,22 +109,6 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     while timeout(LAST_HEAD, connection.as_mut()).await.is_err() && asked.load(Ordering::Relaxed) > 0 {}
-}
-
-/// A request that was not answered yet; as long as it lives, it is counted.
-struct UnderWay(Arc<AtomicUsize>);
-
-impl UnderWay {
-    fn begin(count: &Arc<AtomicUsize>) -> UnderWay {
-        count.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(count))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 async fn answer(mut router: Router, request: Request) -> Response {

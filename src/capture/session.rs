@@ -115,7 +115,11 @@ pub(super) async fn run(
 /// Before Postgres 18 a stream ends where a publication was missing at that place in the WAL.
 fn is_unpublished(error: &Error) -> bool {
     const UNDEFINED_OBJECT: &str = "42704";
-    matches!(error, Error::Queue(queue::Error::Postgres(error)) if error.sqlstate() == Some(UNDEFINED_OBJECT))
+    // What a statement of ours is told comes as another kind.
+    matches!(
+        error,
+        Error::Queue(queue::Error::Postgres(crate::postgres::Error::Server(error))) if error.code == UNDEFINED_OBJECT
+    )
 }
 
 /// What reads tables for backfills.

@@ -44,7 +44,7 @@ pub(super) struct Slot {
     invalidation: Option<String>,
 }
 
-/// How the reason of a gap begins where there was no publication.
+/// In the reason of a gap where there was no publication.
 const UNPUBLISHED: &str = "there was no publication ";
 
 /// Makes what is missing and finds out whether anything was lost. One node at a time does this.
@@ -70,14 +70,13 @@ async fn prepare_locked(
     let catalogue_id = queue::enrol_source(&**session, registration(options, facts)).await?;
     let known = queue::find_source(&**queue, &options.source).await?;
     if let (Some(source), None) = (&known, find_publication(session, &options.publication).await?) {
-        // Before it is made anew, so that it is found again where this comes to no end.
         record_unpublished(queue, source.id, options).await?;
     }
-    ensure_publication(session, &options.publication).await?;
     // The slot before progress: what is durable in the queue only grows.
     let slot = find_slot(session, &options.slot).await?;
     let start = Start { sessions, options, facts, catalogue_id };
     let Some(source) = known else {
+        ensure_publication(session, &options.publication).await?;
         return Ok((catalogue_id, start.anew(slot).await?));
     };
     let progress = queue::read_progress(&**queue, source.id).await?;
@@ -90,6 +89,7 @@ async fn prepare_locked(
     }
     match queue::open_gap(&**queue, source.id).await? {
         None => {
+            ensure_publication(session, &options.publication).await?;
             slot.as_ref().map(|slot| check_usable(slot, &options.slot)).transpose()?;
             // Whatever the API could not tell the queue while it was away.
             let versions = queue::read_catalogue(&**session, catalogue_id, None).await?;
@@ -97,11 +97,13 @@ async fn prepare_locked(
         }
         Some(reason) if !accept_gap => return Err(Error::Gap { reason, from: progress.lsn.to_string() }),
         Some(reason) => {
+            // Only now: another node that streams without it is to find that out.
+            ensure_publication(session, &options.publication).await?;
             warn!(source = options.source, "accepting the gap after {}: {reason}", progress.lsn);
             // Only there do the positions of the log mean what they meant.
             let same_wal = source.system_identifier == facts.system_identifier && timeline == Some(facts.timeline);
             let at_least = if same_wal { progress.lsn } else { Lsn::default() };
-            let anew = reason.starts_with(UNPUBLISHED);
+            let anew = reason.contains(UNPUBLISHED);
             start.after_gap(&source, slot, anew, Progress { lsn: at_least, ..progress }).await?;
         }
     }
@@ -115,7 +117,11 @@ pub(super) async fn note_unpublished(options: &Options, source_id: i16) -> Resul
 
 async fn record_unpublished(queue: &Session, source_id: i16, options: &Options) -> Result<(), Error> {
     let progress = queue::read_progress(&**queue, source_id).await?;
-    let reason = format!("{UNPUBLISHED}{}: what was written without it was not streamed", options.publication);
+    let reason = format!(
+        "{UNPUBLISHED}{}: what was written without it was not streamed, and the triggers on tables that \
+         walhook.trigger_status will name have to be replaced",
+        options.publication
+    );
     Ok(queue::record_gap(&**queue, source_id, progress.lsn, None, &reason).await?)
 }
 
@@ -199,6 +205,10 @@ impl Start<'_> {
         let session = &self.sessions.source;
         let start = match slot {
             Some(slot) if slot.lost || anew => {
+                if !slot.lost {
+                    // Another database's would be dropped as well.
+                    check_usable(&slot, &self.options.slot)?;
+                }
                 session.execute(include_str!("../../sql/slot_drop.sql"), &[&self.options.slot]).await?;
                 self.create_slot().await?
             }

@@ -113,16 +113,16 @@ pub async fn write_progress(client: &impl GenericClient, source_id: i16, progres
     Ok(())
 }
 
-/// The reason of a gap that nobody has accepted yet.
+/// The reasons of the gaps that nobody has accepted yet.
 ///
 /// # Errors
 /// What Postgres said.
 pub async fn open_gap(client: &impl GenericClient, source_id: i16) -> Result<Option<String>, Error> {
-    let row = client.query_opt(include_str!("../../sql/gap_open.sql"), &[&source_id]).await?;
-    Ok(row.map(|row| row.get(1)))
+    Ok(client.query_one(include_str!("../../sql/gap_open.sql"), &[&source_id]).await?.get(0))
 }
 
-/// Records that WAL was lost, from the last progress to `to` where that is known. One open gap is enough.
+/// Records that WAL was lost, from the last progress to `to` where that is known. One that is open with the same reason
+/// is enough.
 ///
 /// # Errors
 /// What Postgres said.

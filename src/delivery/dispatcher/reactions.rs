@@ -181,6 +181,10 @@ impl Dispatcher {
                 continue;
             }
             queue.take_deferred(deferred);
+            // By their bytes; by their number the fetch told.
+            if queue.due_room(id).is_none() {
+                queue.hand.was_filled(true);
+            }
             if queue.can_send() {
                 self.give_turn(id);
             }
