@@ -64,7 +64,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Who does not take what was asked for keeps none of them either. Without it the connection is as good.
+                // Who does not read the answers keeps no place either. Where it cannot be set, all else works.
                 #[cfg(target_os = "linux")]
                 drop(SockRef::from(&stream).set_tcp_user_timeout(Some(HEAD_TIMEOUT)));
                 return stream;

@@ -1,5 +1,6 @@
 //! Names that the stream does not tell. A table is not described again when the root that its rows are published under
-//! gets another name, nor before Postgres 16 when its schema does. A new stream describes everything as it is.
+//! gets another name, nor before Postgres 16 when its schema does. A new stream describes everything as it is. Nor
+//! does it tell that its publication is gone.
 
 use tokio_postgres::types::PgLsn;
 

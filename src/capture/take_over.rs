@@ -106,7 +106,7 @@ impl Opening<'_> {
             let error = match self.start().await {
                 Ok(stream) => {
                     self.check_place().await?;
-                    // Only now: the server keeps the highest.
+                    // Only now: some servers would move the slot back.
                     stream.acknowledge(self.from);
                     within(APPEND_TIMEOUT, queue::note_reader(&**self.queue, self.source_id, self.node)).await?;
                     return Ok(Some(stream));

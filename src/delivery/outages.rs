@@ -121,19 +121,15 @@ impl Outages {
         // What was not told because of the network is told when the network is back and the endpoint is not.
         let quiet = network_down && !reached;
         let is_new = judged.change == Some(Change::Opened);
-        if let Some(at) = known.breaker.probe_at().filter(|_| is_new || (!known.told && !quiet)) {
-            known.told = !quiet;
+        let to_be_told = is_new || (!known.told && !quiet);
+        // A `Retry-After` may come after somebody was asked for a probe.
+        let asked_too_early = |at: &Instant| known.asked && *at > ended.now;
+        if let Some(at) = known.breaker.probe_at().filter(|at| to_be_told || asked_too_early(at)) {
+            known.told |= to_be_told && !quiet;
             known.asked = false;
             let (triggers, reason) = (known.triggers.clone(), known.reason.clone());
-            let next_probe = at.saturating_duration_since(ended.now);
+            let (next_probe, quiet) = (at.saturating_duration_since(ended.now), quiet || !to_be_told);
             self.news.push(News::Down { triggers, reason, next_probe, quiet });
-        }
-        if let Some(at) = known.breaker.probe_at().filter(|at| known.asked && *at > ended.now) {
-            // A `Retry-After` came after somebody had been asked for a probe.
-            known.asked = false;
-            let (triggers, reason) = (known.triggers.clone(), known.reason.clone());
-            let next_probe = at.saturating_duration_since(ended.now);
-            self.news.push(News::Down { triggers, reason, next_probe, quiet: true });
         }
         if was_open || is_new {
             self.find_next_probe();
